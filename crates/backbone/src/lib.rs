@@ -1,0 +1,1 @@
+//! What services share that needs both db and bus: unit of work, outbox relay, builder.

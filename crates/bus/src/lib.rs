@@ -1,0 +1,1 @@
+//! NATS: subjects, streams, the event envelope, publishing and consuming.

@@ -1,0 +1,1 @@
+//! Every SQL statement of Berth: one module per entity, one function per statement.

@@ -1,0 +1,1 @@
+//! The main that all services share: config, telemetry, admin port, signals, drain.

@@ -1,0 +1,1 @@
+//! The agent inside a workspace: scripts, lifecycle, logs, reinitialisation.

@@ -1,0 +1,1 @@
+//! REST, server-sent events and WebSockets under /api/v2.

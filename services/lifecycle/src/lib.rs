@@ -1,0 +1,1 @@
+//! Autostart, autostop, dormancy and purges of ordinary workspaces.

@@ -1,0 +1,1 @@
+//! Keeps the prebuilds user in the organizations and groups it needs.

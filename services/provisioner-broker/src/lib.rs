@@ -1,0 +1,1 @@
+//! gRPC for provisioner daemons: jobs, logs, results, files; the reaper.

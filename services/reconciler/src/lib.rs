@@ -1,0 +1,1 @@
+//! Brings every pool to its desired size.

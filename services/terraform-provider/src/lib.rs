@@ -1,0 +1,1 @@
+//! The coder/coder Terraform provider, plugin protocol 6.
