@@ -25,7 +25,7 @@ macro_rules! closed_set {
             Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
         )]
         pub enum $name {
-            $($(#[$vdoc])* #[serde(rename = $text)] $variant,)+
+            $(#[doc = concat!("`", $text, "`")] $(#[$vdoc])* #[serde(rename = $text)] $variant,)+
         }
 
         impl $name {
