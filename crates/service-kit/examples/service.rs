@@ -52,7 +52,7 @@ async fn serve(ctx: Context<Config>) -> anyhow::Result<()> {
             End::Never => std::future::pending().await,
         }
     });
-    ctx.announce("answer", 42)?;
+    tracing::info_span!("example.announce").in_scope(|| ctx.announce("answer", 42))?;
     ctx.drain().await
 }
 

@@ -177,17 +177,42 @@ async fn a_configuration_error_names_the_key_before_anything_starts() {
 #[tokio::test]
 async fn a_collector_that_is_not_there_holds_nothing_up() {
     // Port 9 is reserved for discarding; nothing listens there.
-    let service = Service::start(&[
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9"),
+    let log = traced_to("http://127.0.0.1:9").await;
+    let traced: Vec<&Value> = log.iter().filter(|line| line["trace_id"].is_string()).collect();
+    assert_eq!(traced.len(), 1, "the line inside the span, and no other: {log:?}");
+    assert_eq!(traced[0]["key"], "answer");
+    assert_eq!(traced[0]["trace_id"].as_str().unwrap().len(), 32);
+}
+
+/// Spans do reach for the collector, and one that takes the connection and then says nothing
+/// delays the end of the process by the time for the flush at most.
+#[tokio::test]
+async fn a_collector_that_never_answers_holds_nothing_up() {
+    let collector = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", collector.local_addr().unwrap());
+    let silent = tokio::spawn(async move {
+        let (mut connection, _) = collector.accept().await.unwrap();
+        let mut preface = [0; 14];
+        connection.read_exact(&mut preface).await.unwrap();
+        (connection, preface)
+    });
+    traced_to(&endpoint).await;
+    let (_, preface) = silent.await.unwrap();
+    assert_eq!(&preface, b"PRI * HTTP/2.0", "gRPC begins so");
+}
+
+/// What a process logs that exports to `endpoint`, from its start to its orderly end.
+async fn traced_to(endpoint: &str) -> Vec<Value> {
+    let mut service = Service::start(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
         ("BERTH_PROCESS__LOG__FORMAT", "json"),
     ]);
-    let mut service = service;
     service.facts().await;
     drop(service.child.stdin.take());
     let (code, log) = service.ended().await;
     assert_eq!(code, Some(0), "{log}");
-    for line in log.lines() {
-        let line: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
-        assert_eq!(line["service"], "example");
-    }
+    let read = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+    let lines: Vec<Value> = log.lines().map(read).collect();
+    assert!(lines.iter().all(|line| line["service"] == "example"), "{log}");
+    lines
 }
