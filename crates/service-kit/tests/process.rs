@@ -197,7 +197,7 @@ async fn a_collector_that_never_answers_holds_nothing_up() {
         (connection, preface)
     });
     traced_to(&endpoint).await;
-    let (_, preface) = silent.await.unwrap();
+    let (_, preface) = tokio::time::timeout(PATIENCE, silent).await.expect("no span").unwrap();
     assert_eq!(&preface, b"PRI * HTTP/2.0", "gRPC begins so");
 }
 
