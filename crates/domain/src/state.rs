@@ -1,11 +1,6 @@
 //! The closed sets that tables, events and wire formats share. Each has one spelling, given by
 //! `as_str` and read back by `FromStr`; serde uses the same.
 
-use std::fmt;
-use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
-
 /// A text that is none of the values of a closed set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a {set}; known are {known}")]
@@ -22,7 +17,8 @@ macro_rules! closed_set {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(
-            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize,
+            serde::Deserialize,
         )]
         pub enum $name {
             $(#[doc = concat!("`", $text, "`")] $(#[$vdoc])* #[serde(rename = $text)] $variant,)+
@@ -39,17 +35,17 @@ macro_rules! closed_set {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(self.as_str())
             }
         }
 
-        impl FromStr for $name {
-            type Err = UnknownValue;
+        impl std::str::FromStr for $name {
+            type Err = $crate::state::UnknownValue;
 
             fn from_str(text: &str) -> Result<Self, Self::Err> {
-                Self::ALL.iter().copied().find(|it| it.as_str() == text).ok_or_else(|| UnknownValue {
+                Self::ALL.iter().copied().find(|it| it.as_str() == text).ok_or_else(|| $crate::state::UnknownValue {
                     text: text.to_owned(),
                     set: stringify!($name),
                     known: Self::ALL.iter().map(|it| it.as_str()).collect::<Vec<_>>().join(", "),

@@ -1,0 +1,218 @@
+//! What a pool needs next (10-prebuilds, "What a reconciliation of one preset does"). [`plan`] is
+//! the only place where these rules live: the reconciler, the dry run, the snapshot file and the
+//! tests all call it.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::schedule;
+use crate::state::{PoolState, PrebuildStatus};
+
+mod create;
+mod delete;
+mod input;
+mod output;
+#[cfg(test)]
+mod tests;
+
+pub use input::{
+    Breaker, Failures, Pause, PauseScope, Policy, PoolConfig, PoolPolicy, PoolSnapshot, Prebuild,
+    PrebuildSettings, Replace, SNAPSHOT_VERSION, SnapshotFile, Standing, Successor,
+};
+pub use output::{Action, Counts, DeleteReason, Plan, Reason};
+
+/// Most creations in one plan: one transaction inserts them, and none may last for a second.
+pub const CREATES_PER_PLAN_MAX: u32 = 500;
+/// An open breaker's first probe comes after this time; each further one after twice the last.
+pub const PROBE_DELAY: SignedDuration = SignedDuration::from_mins(10);
+/// The longest time between two probes.
+pub const PROBE_DELAY_MAX: SignedDuration = SignedDuration::from_hours(6);
+/// Time before the first new attempt at a failed delete; doubles with each failure.
+pub const DELETE_RETRY_DELAY: SignedDuration = SignedDuration::from_mins(10);
+/// The longest time between two attempts at a delete.
+pub const DELETE_RETRY_DELAY_MAX: SignedDuration = SignedDuration::from_hours(6);
+
+/// Plans one pool. Pure: the same inputs give the same plan, whatever the order of the snapshot's
+/// lists.
+#[must_use]
+pub fn plan(config: &PoolConfig, policy: &Policy, snapshot: &PoolSnapshot, now: Timestamp) -> Plan {
+    let mut planner = Planner::new(config, policy, snapshot, now);
+    if let Some(pause) = planner.pause() {
+        planner.reasons.push(Reason::Paused { pause });
+        return planner.finish();
+    }
+    planner.update_breaker();
+    planner.retry_failed_deletes();
+    planner.drop_failed();
+    match config.standing {
+        _ if config.prebuilds.is_none() => {
+            planner.reasons.push(Reason::NotAPool);
+            planner.retire();
+        }
+        Standing::Inactive => {
+            planner.reasons.push(Reason::Inactive);
+            planner.retire();
+        }
+        Standing::Active | Standing::Candidate => {
+            let waiting = planner.replace_expired();
+            planner.delete_extraneous();
+            planner.create(waiting);
+        }
+    }
+    planner.finish()
+}
+
+/// Plans what a snapshot file describes.
+#[must_use]
+pub fn plan_snapshot(file: &SnapshotFile) -> Plan {
+    plan(&file.preset, &file.policy, &file.state, file.now)
+}
+
+/// Whether a claim may have this prebuild now (10-prebuilds, "One predicate"): running, ready, not
+/// expired, with enough life left, of the active version, not being deleted. The claim's SQL, the
+/// reconciler and the metric `eligible` mean the same. (A previous version that the pool policy
+/// still allows is the claim's own, recorded choice, and counts for no pool.)
+#[must_use]
+pub fn claimable(
+    prebuild: &Prebuild,
+    config: &PoolConfig,
+    policy: &PoolPolicy,
+    now: Timestamp,
+) -> bool {
+    let is_active = config.standing == Standing::Active && config.prebuilds.is_some();
+    is_active && is_offerable(prebuild, config, policy, now)
+}
+
+/// [`claimable`], whatever the standing of the preset: also what a warm promotion counts for its
+/// candidate, and what a kept previous version may still hand out.
+#[must_use]
+pub fn is_offerable(
+    prebuild: &Prebuild,
+    config: &PoolConfig,
+    policy: &PoolPolicy,
+    now: Timestamp,
+) -> bool {
+    let least = SignedDuration::from_secs(policy.min_remaining_ttl_seconds.max(0));
+    let lives = config
+        .expires_at(prebuild.created_at)
+        .is_none_or(|at| at > now && now.checked_add(least).is_ok_and(|needed| at >= needed));
+    prebuild.state == PoolState::Ready && lives
+}
+
+/// A plan in the making.
+struct Planner<'a> {
+    config: &'a PoolConfig,
+    policy: &'a Policy,
+    snapshot: &'a PoolSnapshot,
+    now: Timestamp,
+    desired: u32,
+    counts: Counts,
+    status: PrebuildStatus,
+    actions: Vec<Action>,
+    reasons: Vec<Reason>,
+    looks: Vec<Timestamp>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(
+        config: &'a PoolConfig,
+        policy: &'a Policy,
+        snapshot: &'a PoolSnapshot,
+        now: Timestamp,
+    ) -> Self {
+        let mut planner = Self {
+            config,
+            policy,
+            snapshot,
+            now,
+            desired: 0,
+            counts: count(config, policy, snapshot, now),
+            status: config.status,
+            actions: Vec::new(),
+            reasons: Vec::new(),
+            looks: Vec::new(),
+        };
+        planner.look_at_schedule();
+        planner
+    }
+
+    /// Sets the desired count, 0 for a preset that is no pool any more.
+    fn look_at_schedule(&mut self) {
+        let is_wanted = matches!(self.config.standing, Standing::Active | Standing::Candidate);
+        let Some(prebuilds) = self.config.prebuilds.as_ref().filter(|_| is_wanted) else { return };
+        let desired = schedule::desired(prebuilds, self.now);
+        self.desired = desired.instances;
+        if let Some(error) = desired.warning {
+            self.reasons.push(Reason::InvalidSchedule { detail: error.to_string() });
+        }
+        if self.config.standing == Standing::Candidate {
+            let limit = percent_of(self.policy.pool.max_surge_percent, self.desired).max(1);
+            if limit < self.desired {
+                self.desired = limit;
+                self.reasons.push(Reason::Surge { limit });
+            }
+        }
+        self.looks.extend(schedule::next_edge(prebuilds, self.now));
+    }
+
+    /// The pause that decides: the widest one that has not ended.
+    fn pause(&mut self) -> Option<Pause> {
+        let now = self.now;
+        let snapshot = self.snapshot;
+        let holds =
+            || snapshot.pauses.iter().filter(move |it| it.until.is_none_or(|until| until > now));
+        self.looks.extend(holds().filter_map(|it| it.until));
+        holds().min_by_key(|it| (it.scope, it.until, &it.reason)).cloned()
+    }
+
+    fn finish(mut self) -> Plan {
+        let created = self.snapshot.prebuilds.iter().filter(|it| it.is_running());
+        let expiries = created.filter_map(|it| self.config.expires_at(it.created_at));
+        let now = self.now;
+        self.looks.extend(expiries.filter(|at| *at > now));
+        Plan {
+            desired: self.desired,
+            counts: self.counts,
+            actions: self.actions,
+            reasons: self.reasons,
+            next_look: self.looks.into_iter().min(),
+        }
+    }
+}
+
+fn count(config: &PoolConfig, policy: &Policy, snapshot: &PoolSnapshot, now: Timestamp) -> Counts {
+    let mut counts = Counts::default();
+    for prebuild in &snapshot.prebuilds {
+        match prebuild.state {
+            PoolState::Ready | PoolState::Unready => {
+                counts.running += 1;
+                if config.is_expired(prebuild.created_at, now) {
+                    counts.expired += 1;
+                } else {
+                    counts.valid += 1;
+                }
+                counts.eligible += u32::from(claimable(prebuild, config, &policy.pool, now));
+            }
+            PoolState::Starting => {
+                counts.starting += 1;
+                counts.pending += u32::from(prebuild.is_pending());
+            }
+            PoolState::Stopping => counts.stopping += 1,
+            PoolState::Stopped => counts.stopped += 1,
+            PoolState::Deleting => counts.deleting += 1,
+            PoolState::Failed => counts.failed += 1,
+            PoolState::FailedDelete => counts.failed_delete += 1,
+        }
+    }
+    counts
+}
+
+/// `percent` of `of`, rounded down.
+fn percent_of(percent: u32, of: u32) -> u32 {
+    u32::try_from(u64::from(percent) * u64::from(of) / 100).unwrap_or(u32::MAX)
+}
+
+/// `first` doubled `times` times, at most `max`.
+fn doubled(first: SignedDuration, times: u32, max: SignedDuration) -> SignedDuration {
+    let factor = 1_i32.checked_shl(times.min(30)).unwrap_or(i32::MAX);
+    first.checked_mul(factor).unwrap_or(max).min(max)
+}
