@@ -53,24 +53,24 @@ pub const fn workspace_status(transition: Transition, job: JobStatus) -> Workspa
 
 /// What the columns of a job say about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct JobFacts {
+pub struct JobFacts<'a> {
     /// A daemon took it.
     pub started: bool,
     /// A cancel was asked.
     pub cancel_asked: bool,
     /// It ended.
     pub completed: bool,
-    /// It carries an error text.
-    pub failed: bool,
+    /// Its error text.
+    pub error: Option<&'a str>,
 }
 
 /// The status of a job (30-provisioning, "Jobs"). A cancel that was asked decides over the error
 /// text; a pending job that is cancelled is completed in the same statement.
 #[must_use]
-pub const fn job_status(facts: JobFacts) -> JobStatus {
+pub const fn job_status(facts: JobFacts<'_>) -> JobStatus {
     match facts {
         JobFacts { completed: true, cancel_asked: true, .. } => JobStatus::Canceled,
-        JobFacts { completed: true, failed: true, .. } => JobStatus::Failed,
+        JobFacts { completed: true, error: Some(_), .. } => JobStatus::Failed,
         JobFacts { completed: true, .. } => JobStatus::Succeeded,
         JobFacts { cancel_asked: true, .. } => JobStatus::Canceling,
         JobFacts { started: true, .. } => JobStatus::Running,

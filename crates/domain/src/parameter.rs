@@ -1,6 +1,7 @@
 //! Parameters of a template version: their definitions, and how a build's values come about
 //! (20-claims "Creating a workspace", 30-provisioning "Builds").
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -185,7 +186,10 @@ impl Parameter {
         match self.kind {
             ParameterKind::String | ParameterKind::Bool => false,
             ParameterKind::Number => {
-                matches!((check::number(a), check::number(b)), (Some(a), Some(b)) if a == b)
+                let equal = Some(Ordering::Equal);
+                check::number(a)
+                    .zip(check::number(b))
+                    .is_some_and(|(a, b)| a.partial_cmp(&b) == equal)
             }
             ParameterKind::ListString => {
                 matches!((check::list(a), check::list(b)), (Some(a), Some(b)) if a == b)
@@ -308,13 +312,13 @@ fn resolve<'a>(
     let Some(value) = sources.requested.or(sources.previous).or(parameter.default()) else {
         return Err("a value is required: this parameter has no default".to_owned());
     };
-    if occasion == Occasion::Later && !parameter.mutable && !parameter.ephemeral {
-        if let Some(before) = sources.previous.filter(|it| !parameter.same_value(it, value)) {
-            return Err(format!(
-                "immutable: it is {before:?} since the workspace was created and cannot become \
-                 {value:?}; leave it out, or create another workspace"
-            ));
-        }
+    let is_fixed = occasion == Occasion::Later && !parameter.mutable && !parameter.ephemeral;
+    let before = sources.previous.filter(|it| is_fixed && !parameter.same_value(it, value));
+    if let Some(before) = before {
+        return Err(format!(
+            "immutable: it is {before:?} since the workspace was created and cannot become \
+             {value:?}; leave it out, or create another workspace"
+        ));
     }
     check_value(parameter, value, sources.previous)?;
     Ok(Some(value))

@@ -82,13 +82,12 @@ pub const fn available(kind: Kind) -> &'static [Action] {
         | Kind::UserSecret => CRUD,
         Kind::AssignOrgRole => &[Assign, Unassign, Create, Read, Update, Delete],
         Kind::AssignRole => &[Assign, Unassign, Read],
-        Kind::AuditLog => &[Create, Read],
         Kind::DebugInfo | Kind::DeploymentStats | Kind::GroupMember => &[Read],
         Kind::DeploymentConfig
         | Kind::IdpsyncSettings
         | Kind::NotificationPreference
         | Kind::NotificationTemplate => &[Read, Update],
-        Kind::File => &[Create, Read],
+        Kind::AuditLog | Kind::File => &[Create, Read],
         Kind::InboxNotification | Kind::ProvisionerJobs | Kind::WorkspaceAgentResourceMonitor => {
             &[Create, Read, Update]
         }
@@ -111,85 +110,74 @@ pub const fn available(kind: Kind) -> &'static [Action] {
     }
 }
 
+// Everything but other people's secrets.
+const SITE_OWNER: &[Grant] = &[everything(OWNED_BY_OWNER)];
+
+const SITE_USER_ADMIN: &[Grant] = &[
+    any(&[Kind::AssignRole, Kind::AssignOrgRole], &[Assign, Unassign, Read]),
+    everything(&[
+        Kind::User,
+        Kind::OrganizationMember,
+        Kind::Group,
+        Kind::GroupMember,
+        Kind::IdpsyncSettings,
+    ]),
+    any(&[Kind::Organization], &[Read]),
+];
+
+const SITE_TEMPLATE_ADMIN: &[Grant] = &[
+    everything(&[
+        Kind::Template,
+        Kind::File,
+        Kind::PrebuiltWorkspace,
+        Kind::ProvisionerDaemon,
+        Kind::ProvisionerJobs,
+    ]),
+    any(
+        &[
+            Kind::Workspace,
+            Kind::Organization,
+            Kind::OrganizationMember,
+            Kind::User,
+            Kind::Group,
+            Kind::GroupMember,
+        ],
+        &[Read],
+    ),
+];
+
+const SITE_AUDITOR: &[Grant] = &[
+    any(&[Kind::Template], &[Read, ViewInsights]),
+    any(
+        &[
+            Kind::AuditLog,
+            Kind::User,
+            Kind::Group,
+            Kind::GroupMember,
+            Kind::Organization,
+            Kind::OrganizationMember,
+            Kind::DeploymentConfig,
+            Kind::DeploymentStats,
+        ],
+        &[Read],
+    ),
+];
+
+const SITE_MEMBER: &[Grant] = &[
+    any(&[Kind::AssignRole], &[Read]),
+    own(&[Kind::ApiKey, Kind::UserSecret, Kind::File, Kind::NotificationPreference]),
+    of(Whose::Own, &[Kind::User], &[Read, ReadPersonal, UpdatePersonal]),
+    of(Whose::Own, &[Kind::InboxNotification], &[Read, Update]),
+];
+
 /// Grants of a site role.
 pub(super) const fn site(role: SiteRole) -> &'static [Grant] {
     match role {
-        // Everything but other people's secrets.
-        SiteRole::Owner => const { &[everything(OWNED_BY_OWNER)] },
-        SiteRole::UserAdmin => {
-            const {
-                &[
-                    any(&[Kind::AssignRole, Kind::AssignOrgRole], &[Assign, Unassign, Read]),
-                    everything(&[
-                        Kind::User,
-                        Kind::OrganizationMember,
-                        Kind::Group,
-                        Kind::GroupMember,
-                        Kind::IdpsyncSettings,
-                    ]),
-                    any(&[Kind::Organization], &[Read]),
-                ]
-            }
-        }
-        SiteRole::TemplateAdmin => {
-            const {
-                &[
-                    everything(&[
-                        Kind::Template,
-                        Kind::File,
-                        Kind::PrebuiltWorkspace,
-                        Kind::ProvisionerDaemon,
-                        Kind::ProvisionerJobs,
-                    ]),
-                    any(
-                        &[
-                            Kind::Workspace,
-                            Kind::Organization,
-                            Kind::OrganizationMember,
-                            Kind::User,
-                            Kind::Group,
-                            Kind::GroupMember,
-                        ],
-                        &[Read],
-                    ),
-                ]
-            }
-        }
-        SiteRole::Auditor => {
-            const {
-                &[
-                    any(&[Kind::Template], &[Read, ViewInsights]),
-                    any(
-                        &[
-                            Kind::AuditLog,
-                            Kind::User,
-                            Kind::Group,
-                            Kind::GroupMember,
-                            Kind::Organization,
-                            Kind::OrganizationMember,
-                            Kind::DeploymentConfig,
-                            Kind::DeploymentStats,
-                        ],
-                        &[Read],
-                    ),
-                ]
-            }
-        }
-        SiteRole::Member => {
-            const {
-                &[
-                    any(&[Kind::AssignRole], &[Read]),
-                    own(&[
-                        Kind::ApiKey,
-                        Kind::UserSecret,
-                        Kind::File,
-                        Kind::NotificationPreference,
-                    ]),
-                    of(Whose::Own, &[Kind::User], &[Read, ReadPersonal, UpdatePersonal]),
-                    of(Whose::Own, &[Kind::InboxNotification], &[Read, Update]),
-                ]
-            }
-        }
+        SiteRole::Owner => SITE_OWNER,
+        SiteRole::UserAdmin => SITE_USER_ADMIN,
+        SiteRole::TemplateAdmin => SITE_TEMPLATE_ADMIN,
+        SiteRole::Auditor => SITE_AUDITOR,
+        SiteRole::Member => SITE_MEMBER,
     }
 }
 
@@ -222,179 +210,135 @@ const OWNED_BY_OWNER: &[Kind] = &[
     Kind::WorkspaceDormant,
 ];
 
+const ORGANIZATION_ADMIN: &[Grant] = &[
+    everything(&[
+        Kind::AssignOrgRole,
+        Kind::Group,
+        Kind::GroupMember,
+        Kind::IdpsyncSettings,
+        Kind::OrganizationMember,
+        Kind::PrebuiltWorkspace,
+        Kind::ProvisionerDaemon,
+        Kind::ProvisionerJobs,
+        Kind::Template,
+        Kind::WorkspaceAgentResourceMonitor,
+        Kind::WorkspaceDormant,
+    ]),
+    any(&[Kind::Organization], &[Read, Update, Delete]),
+    any(&[Kind::AuditLog], &[Read]),
+    // Running an organization is no reason to look into its members' workspaces.
+    Grant {
+        kinds: &[Kind::Workspace],
+        allows: Allows::But(&[ApplicationConnect, Ssh]),
+        whose: Whose::Any,
+    },
+];
+
+const ORGANIZATION_USER_ADMIN: &[Grant] = &[
+    any(&[Kind::AssignOrgRole], &[Assign, Unassign, Read]),
+    everything(&[Kind::OrganizationMember, Kind::Group, Kind::GroupMember, Kind::IdpsyncSettings]),
+];
+
+const ORGANIZATION_TEMPLATE_ADMIN: &[Grant] = &[
+    everything(&[
+        Kind::Template,
+        Kind::PrebuiltWorkspace,
+        Kind::ProvisionerDaemon,
+        Kind::ProvisionerJobs,
+    ]),
+    any(&[Kind::Workspace, Kind::OrganizationMember, Kind::Group, Kind::GroupMember], &[Read]),
+];
+
+const ORGANIZATION_AUDITOR: &[Grant] = &[
+    any(&[Kind::Template], &[Read, ViewInsights]),
+    any(&[Kind::AuditLog, Kind::OrganizationMember, Kind::Group, Kind::GroupMember], &[Read]),
+];
+
+const ORGANIZATION_MEMBER: &[Grant] = &[
+    any(&[Kind::Organization, Kind::AssignOrgRole, Kind::ProvisionerDaemon], &[Read]),
+    own(&[Kind::Workspace, Kind::WorkspaceDormant, Kind::WorkspaceAgentResourceMonitor]),
+    of(Whose::Own, &[Kind::OrganizationMember, Kind::GroupMember], &[Read]),
+];
+
+const ORGANIZATION_WORKSPACE_CREATION_BAN: &[Grant] = &[];
+
 /// Grants of a role in its organization.
 pub(super) const fn organization(role: OrganizationRole) -> &'static [Grant] {
     match role {
-        OrganizationRole::Admin => {
-            const {
-                &[
-                    everything(&[
-                        Kind::AssignOrgRole,
-                        Kind::Group,
-                        Kind::GroupMember,
-                        Kind::IdpsyncSettings,
-                        Kind::OrganizationMember,
-                        Kind::PrebuiltWorkspace,
-                        Kind::ProvisionerDaemon,
-                        Kind::ProvisionerJobs,
-                        Kind::Template,
-                        Kind::WorkspaceAgentResourceMonitor,
-                        Kind::WorkspaceDormant,
-                    ]),
-                    any(&[Kind::Organization], &[Read, Update, Delete]),
-                    any(&[Kind::AuditLog], &[Read]),
-                    // Running an organization is no reason to look into its members' workspaces.
-                    Grant {
-                        kinds: &[Kind::Workspace],
-                        allows: Allows::But(&[ApplicationConnect, Ssh]),
-                        whose: Whose::Any,
-                    },
-                ]
-            }
-        }
-        OrganizationRole::UserAdmin => {
-            const {
-                &[
-                    any(&[Kind::AssignOrgRole], &[Assign, Unassign, Read]),
-                    everything(&[
-                        Kind::OrganizationMember,
-                        Kind::Group,
-                        Kind::GroupMember,
-                        Kind::IdpsyncSettings,
-                    ]),
-                ]
-            }
-        }
-        OrganizationRole::TemplateAdmin => {
-            const {
-                &[
-                    everything(&[
-                        Kind::Template,
-                        Kind::PrebuiltWorkspace,
-                        Kind::ProvisionerDaemon,
-                        Kind::ProvisionerJobs,
-                    ]),
-                    any(
-                        &[
-                            Kind::Workspace,
-                            Kind::OrganizationMember,
-                            Kind::Group,
-                            Kind::GroupMember,
-                        ],
-                        &[Read],
-                    ),
-                ]
-            }
-        }
-        OrganizationRole::Auditor => {
-            const {
-                &[
-                    any(&[Kind::Template], &[Read, ViewInsights]),
-                    any(
-                        &[Kind::AuditLog, Kind::OrganizationMember, Kind::Group, Kind::GroupMember],
-                        &[Read],
-                    ),
-                ]
-            }
-        }
-        OrganizationRole::Member => {
-            const {
-                &[
-                    any(
-                        &[Kind::Organization, Kind::AssignOrgRole, Kind::ProvisionerDaemon],
-                        &[Read],
-                    ),
-                    own(&[
-                        Kind::Workspace,
-                        Kind::WorkspaceDormant,
-                        Kind::WorkspaceAgentResourceMonitor,
-                    ]),
-                    of(Whose::Own, &[Kind::OrganizationMember, Kind::GroupMember], &[Read]),
-                ]
-            }
-        }
-        OrganizationRole::WorkspaceCreationBan => &[],
+        OrganizationRole::Admin => ORGANIZATION_ADMIN,
+        OrganizationRole::UserAdmin => ORGANIZATION_USER_ADMIN,
+        OrganizationRole::TemplateAdmin => ORGANIZATION_TEMPLATE_ADMIN,
+        OrganizationRole::Auditor => ORGANIZATION_AUDITOR,
+        OrganizationRole::Member => ORGANIZATION_MEMBER,
+        OrganizationRole::WorkspaceCreationBan => ORGANIZATION_WORKSPACE_CREATION_BAN,
     }
 }
+
+const SERVICE_PREBUILDS_ORCHESTRATOR: &[Grant] = &[
+    any(&[Kind::Template], &[Read, Use]),
+    any(&[Kind::ProvisionerDaemon, Kind::Organization, Kind::Group], &[Read]),
+    any(&[Kind::ProvisionerJobs], &[Create, Read, Update]),
+    any(&[Kind::NotificationMessage], &[Create]),
+    of(Whose::Prebuilds, &[Kind::Workspace], &[Create, Read, Update, Delete, Start, Stop]),
+];
+
+const SERVICE_MEMBERSHIP_RECONCILER: &[Grant] = &[
+    any(&[Kind::Organization, Kind::Template, Kind::GroupMember], &[Read]),
+    of(Whose::Prebuilds, &[Kind::OrganizationMember], &[Create, Read, Delete]),
+    any(&[Kind::Group], CRUD),
+];
+
+const SERVICE_PROVISIONER_BROKER: &[Grant] = &[
+    any(&[Kind::ProvisionerJobs], &[Create, Read, Update]),
+    any(&[Kind::ProvisionerDaemon], &[Create, Read, Update]),
+    any(&[Kind::File], &[Create, Read]),
+    any(&[Kind::Template], &[Read, Update]),
+    any(&[Kind::Workspace, Kind::WorkspaceDormant], &[Read, Update, Delete]),
+    any(&[Kind::ApiKey], &[Create, Delete]),
+    any(&[Kind::NotificationMessage], &[Create]),
+    any(&[Kind::User, Kind::UserSecret, Kind::Group, Kind::Organization], &[Read]),
+];
+
+const SERVICE_NOTIFIER: &[Grant] = &[
+    everything(&[Kind::NotificationMessage]),
+    any(&[Kind::InboxNotification], &[Create, Read]),
+    any(
+        &[
+            Kind::NotificationTemplate,
+            Kind::NotificationPreference,
+            Kind::User,
+            Kind::OrganizationMember,
+            Kind::Organization,
+            Kind::Template,
+            Kind::Workspace,
+        ],
+        &[Read],
+    ),
+];
+
+const SERVICE_LIFECYCLE_EXECUTOR: &[Grant] = &[
+    of(
+        Whose::Ordinary,
+        &[Kind::Workspace, Kind::WorkspaceDormant],
+        &[Read, Update, Delete, Start, Stop],
+    ),
+    any(&[Kind::Template, Kind::User, Kind::Organization], &[Read]),
+    any(&[Kind::ProvisionerJobs], &[Create, Read]),
+    any(&[Kind::NotificationMessage], &[Create]),
+];
+
+const SERVICE_PURGE: &[Grant] =
+    &[any(&[Kind::System, Kind::ApiKey, Kind::NotificationMessage], &[Read, Delete])];
 
 /// Grants of a service actor.
 pub(super) const fn service(actor: ServiceActor) -> &'static [Grant] {
     match actor {
-        ServiceActor::PrebuildsOrchestrator => {
-            const {
-                &[
-                    any(&[Kind::Template], &[Read, Use]),
-                    any(&[Kind::ProvisionerDaemon, Kind::Organization, Kind::Group], &[Read]),
-                    any(&[Kind::ProvisionerJobs], &[Create, Read, Update]),
-                    any(&[Kind::NotificationMessage], &[Create]),
-                    of(
-                        Whose::Prebuilds,
-                        &[Kind::Workspace],
-                        &[Create, Read, Update, Delete, Start, Stop],
-                    ),
-                ]
-            }
-        }
-        ServiceActor::MembershipReconciler => {
-            const {
-                &[
-                    any(&[Kind::Organization, Kind::Template, Kind::GroupMember], &[Read]),
-                    of(Whose::Prebuilds, &[Kind::OrganizationMember], &[Create, Read, Delete]),
-                    any(&[Kind::Group], CRUD),
-                ]
-            }
-        }
-        ServiceActor::ProvisionerBroker => {
-            const {
-                &[
-                    any(&[Kind::ProvisionerJobs], &[Create, Read, Update]),
-                    any(&[Kind::ProvisionerDaemon], &[Create, Read, Update]),
-                    any(&[Kind::File], &[Create, Read]),
-                    any(&[Kind::Template], &[Read, Update]),
-                    any(&[Kind::Workspace, Kind::WorkspaceDormant], &[Read, Update, Delete]),
-                    any(&[Kind::ApiKey], &[Create, Delete]),
-                    any(&[Kind::NotificationMessage], &[Create]),
-                    any(&[Kind::User, Kind::UserSecret, Kind::Group, Kind::Organization], &[Read]),
-                ]
-            }
-        }
-        ServiceActor::Notifier => {
-            const {
-                &[
-                    everything(&[Kind::NotificationMessage]),
-                    any(&[Kind::InboxNotification], &[Create, Read]),
-                    any(
-                        &[
-                            Kind::NotificationTemplate,
-                            Kind::NotificationPreference,
-                            Kind::User,
-                            Kind::OrganizationMember,
-                            Kind::Organization,
-                            Kind::Template,
-                            Kind::Workspace,
-                        ],
-                        &[Read],
-                    ),
-                ]
-            }
-        }
-        ServiceActor::LifecycleExecutor => {
-            const {
-                &[
-                    of(
-                        Whose::Ordinary,
-                        &[Kind::Workspace, Kind::WorkspaceDormant],
-                        &[Read, Update, Delete, Start, Stop],
-                    ),
-                    any(&[Kind::Template, Kind::User, Kind::Organization], &[Read]),
-                    any(&[Kind::ProvisionerJobs], &[Create, Read]),
-                    any(&[Kind::NotificationMessage], &[Create]),
-                ]
-            }
-        }
-        ServiceActor::Purge => {
-            const { &[any(&[Kind::System, Kind::ApiKey, Kind::NotificationMessage], &[Read, Delete])] }
-        }
+        ServiceActor::PrebuildsOrchestrator => SERVICE_PREBUILDS_ORCHESTRATOR,
+        ServiceActor::MembershipReconciler => SERVICE_MEMBERSHIP_RECONCILER,
+        ServiceActor::ProvisionerBroker => SERVICE_PROVISIONER_BROKER,
+        ServiceActor::Notifier => SERVICE_NOTIFIER,
+        ServiceActor::LifecycleExecutor => SERVICE_LIFECYCLE_EXECUTOR,
+        ServiceActor::Purge => SERVICE_PURGE,
     }
 }
 

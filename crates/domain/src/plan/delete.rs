@@ -60,15 +60,12 @@ impl Planner<'_> {
             let times = prebuild.failed_deletes.saturating_sub(1);
             let delay = doubled(DELETE_RETRY_DELAY, times, DELETE_RETRY_DELAY_MAX);
             let due = prebuild.finished_at.and_then(|it| it.checked_add(delay).ok());
-            match due.filter(|it| *it > self.now) {
-                Some(due) => {
-                    left += 1;
-                    next = Some(next.map_or(due, |it| it.min(due)));
-                }
-                None => {
-                    retried += 1;
-                    self.delete(prebuild, DeleteReason::FailedDelete);
-                }
+            if let Some(due) = due.filter(|it| *it > self.now) {
+                left += 1;
+                next = Some(next.map_or(due, |it| it.min(due)));
+            } else {
+                retried += 1;
+                self.delete(prebuild, DeleteReason::FailedDelete);
             }
         }
         self.looks.extend(next);
@@ -190,7 +187,8 @@ impl Planner<'_> {
                     unready.iter().filter(|it| !self.config.is_expired(it.created_at, self.now));
                 let busy = self.counts.starting + self.counts.deleting + number(unready.count());
                 // Beyond the desired count nothing is replaced, only removed.
-                let surplus = (self.counts.valid + count).saturating_sub(self.desired);
+                let present = self.counts.valid + self.counts.starting + count;
+                let surplus = present.saturating_sub(self.desired);
                 let allowed = at_a_time.saturating_sub(busy).max(surplus).min(count);
                 if allowed < count {
                     self.reasons.push(Reason::Gradual { waiting: count - allowed, at_a_time });

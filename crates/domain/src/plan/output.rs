@@ -368,9 +368,13 @@ impl Plan {
             .sum()
     }
 
-    /// What a claim that finds the pool empty reports as its miss: what holds creation, or `empty`.
+    /// What a claim that finds the pool empty reports as its miss: what holds creation, or `empty`
+    /// where some are on their way.
     #[must_use]
     pub fn miss_reason(&self) -> MissReason {
+        if self.creates() > 0 {
+            return MissReason::Empty;
+        }
         self.reasons.iter().find_map(Reason::miss_reason).unwrap_or(MissReason::Empty)
     }
 }
