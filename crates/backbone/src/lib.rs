@@ -1,1 +1,14 @@
-//! What services share that needs both db and bus: unit of work, outbox relay, builder.
+//! What services share that needs both the database and the bus: opening them, the clock and the
+//! ids, the unit of work whose events commit with its rows, the outbox relay, and the builder.
+
+pub mod builder;
+mod clock;
+mod config;
+mod open;
+mod relay;
+mod work;
+
+pub use clock::{Clock, Ids};
+pub use config::{DatabaseConfig, HasStores};
+pub use open::Backbone;
+pub use work::Work;

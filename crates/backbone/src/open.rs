@@ -1,0 +1,104 @@
+//! Opens what every service stands on.
+
+use std::time::Duration;
+
+use berth_bus::{Bus, Consumer, Delivery, HandlerError};
+use berth_db::{DbError, Pool, dead_letter, schema};
+use berth_service_kit::{Context, Latch};
+use tokio_util::sync::CancellationToken;
+
+use crate::relay::{OutboxMetrics, Relay, Sweep};
+use crate::{Clock, HasStores, Ids, Work};
+
+/// How often the schema is looked at again while it is not as it should be.
+const SCHEMA_RETRY: Duration = Duration::from_millis(500);
+
+/// The stores, the clock and the ids of one service. Cheap to clone.
+#[derive(Clone)]
+pub struct Backbone {
+    /// Postgres.
+    pub db: Pool,
+    /// NATS.
+    pub bus: Bus,
+    /// The time.
+    pub clock: Clock,
+    /// Ids and tokens.
+    pub ids: Ids,
+    pub(crate) name: &'static str,
+    pub(crate) relay: Relay,
+}
+
+impl Backbone {
+    /// Opens both stores and starts the outbox relay as tasks of `ctx`. Neither store needs to be
+    /// there yet: the latches `schema` and `outbox` tell when they are. The connection is never
+    /// waited for, so a service starts while NATS is away.
+    pub async fn open<C: HasStores>(ctx: &Context<C>) -> anyhow::Result<Self> {
+        let database = ctx.config.database();
+        anyhow::ensure!(
+            !database.url.is_empty(),
+            "no database: set BERTH_DATABASE__URL to postgres://user:password@host:port/database"
+        );
+        let application = format!("berth-{}", ctx.name);
+        let db = berth_db::connect(database.url.expose(), database.max_connections, &application)
+            .await?;
+        let bus = Bus::connect(ctx.config.nats(), ctx.name).await?;
+        let (relay, publisher) = Relay::new();
+        ctx.spawn(
+            "schema",
+            watch_schema(db.clone(), ctx.health.latch("schema"), ctx.shutdown.clone()),
+        );
+        ctx.spawn("publisher", publisher.run(db.clone(), bus.clone(), ctx.shutdown.clone()));
+        let sweep = Sweep {
+            db: db.clone(),
+            bus: bus.clone(),
+            latch: ctx.health.latch("outbox"),
+            metrics: OutboxMetrics::register(&ctx.metrics)?,
+        };
+        ctx.spawn("outbox", sweep.run(ctx.shutdown.clone()));
+        Ok(Self { db, bus, clock: Clock::default(), ids: Ids, name: ctx.name, relay })
+    }
+
+    /// Begins a unit of work.
+    pub async fn begin(&self) -> Result<Work, DbError> {
+        let transaction = berth_db::begin(&self.db).await?;
+        Ok(Work::new(self.clone(), transaction))
+    }
+
+    /// Runs a durable consumer until `shutdown`. What no handler can handle is kept in the dead
+    /// letters.
+    pub async fn consume<H>(&self, consumer: &Consumer, shutdown: CancellationToken, handle: H)
+    where
+        H: AsyncFn(&Delivery) -> Result<(), HandlerError>,
+    {
+        let poison = async |delivery: &Delivery, reason: &str| {
+            let letter = dead_letter::DeadLetter {
+                id: self.ids.next(),
+                stream: self.bus.subjects().stream(consumer.stream),
+                consumer: consumer.durable.clone(),
+                subject: delivery.subject.clone(),
+                headers: serde_json::json!(delivery.headers),
+                payload: delivery.payload.clone(),
+                reason: reason.to_owned(),
+            };
+            if let Err(error) = dead_letter::insert(&self.db, &letter).await {
+                tracing::error!(error = %error, subject = %letter.subject, "dead letter lost");
+            }
+        };
+        consumer.run(&self.bus, shutdown, handle, poison).await;
+    }
+}
+
+/// Sets the latch once the schema is as this binary needs it.
+async fn watch_schema(db: Pool, latch: Latch, stop: CancellationToken) {
+    loop {
+        match schema::check(&db).await {
+            Ok(()) => break latch.set_ready(),
+            Err(error) => latch.set_failed(format!("{:#}", anyhow::Error::from(error))),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(SCHEMA_RETRY) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+    stop.cancelled().await;
+}

@@ -1,0 +1,222 @@
+//! The connection: it is made in the background and made again for ever, so that services start
+//! and go on while NATS is away.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::{Client, ConnectOptions, HeaderMap, Subscriber};
+use futures_util::{Stream as Flow, StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+
+use crate::consume::Delivery;
+use crate::envelope::Message;
+use crate::subjects::{Stream, Subjects};
+
+/// How long JetStream may take to store one message.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Where NATS is and how to enter. Secrets come from the environment, never from the file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BusConfig {
+    /// Server addresses, separated by commas; user and password may be part of each.
+    pub url: String,
+    /// First token of every subject: one per deployment that shares a server.
+    pub prefix: String,
+    /// Copies of each stream; 3 where the cluster has as many servers.
+    pub replicas: usize,
+    /// CA certificate for TLS; none: the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for BusConfig {
+    fn default() -> Self {
+        Self {
+            url: "nats://127.0.0.1:4222".to_owned(),
+            prefix: "berth".to_owned(),
+            replicas: 1,
+            ca_file: None,
+        }
+    }
+}
+
+/// What talking to NATS can fail with. async-nats' errors print their own sources, so they are
+/// kept as text: one line, once.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// The address or the TLS files are unusable.
+    #[error("cannot use the NATS configuration: {0}")]
+    Config(String),
+    /// NATS is away or slow; whatever was to be said stays in the outbox.
+    #[error("NATS did not answer: {0}")]
+    Unavailable(String),
+}
+
+/// A connection to NATS and the names in use there. Cheap to clone.
+#[derive(Clone)]
+pub struct Bus {
+    client: Client,
+    jetstream: jetstream::Context,
+    subjects: Subjects,
+    replicas: usize,
+}
+
+impl Bus {
+    /// Starts to connect and returns at once.
+    pub async fn connect(config: &BusConfig, name: &str) -> Result<Self, BusError> {
+        let mut options = ConnectOptions::new()
+            .name(format!("berth-{name}"))
+            .retry_on_initial_connect()
+            .subscription_capacity(64 * 1024)
+            .ping_interval(Duration::from_secs(10))
+            .reconnect_delay_callback(|attempt| {
+                Duration::from_millis(50 * (1 << attempt.min(6)) as u64)
+            });
+        if let Some(ca) = &config.ca_file {
+            options = options.add_root_certificates(ca.clone()).require_tls(true);
+        }
+        let servers: Vec<String> = config.url.split(',').map(|it| it.trim().to_owned()).collect();
+        let client =
+            options.connect(servers).await.map_err(|error| BusError::Config(error.to_string()))?;
+        let mut jetstream = jetstream::new(client.clone());
+        jetstream.set_timeout(STORE_TIMEOUT);
+        let subjects = Subjects::new(&config.prefix);
+        Ok(Self { client, jetstream, subjects, replicas: config.replicas })
+    }
+
+    /// The names in use.
+    #[must_use]
+    pub fn subjects(&self) -> &Subjects {
+        &self.subjects
+    }
+
+    /// Whether the connection stands at this moment.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// Creates the streams that are missing and brings the others to their configuration.
+    pub async fn ensure_streams(&self) -> Result<(), BusError> {
+        for stream in Stream::ALL {
+            let config = jetstream::stream::Config {
+                num_replicas: self.replicas,
+                ..self.subjects.config(stream)
+            };
+            self.jetstream
+                .create_or_update_stream(config)
+                .await
+                .map_err(|error| BusError::Unavailable(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Publishes messages into streams and waits until each is stored. Answers, in order, which
+    /// were. The `Nats-Msg-Id` header makes a repeat harmless.
+    pub async fn publish_stored(&self, messages: &[Message]) -> Vec<bool> {
+        let mut acks = Vec::with_capacity(messages.len());
+        for message in messages {
+            let publish = jetstream::message::PublishMessage::build()
+                .headers(header_map(message))
+                .payload(message.payload.clone().into());
+            // Two awaits on purpose: this one sends, the one below waits until it is stored.
+            acks.push(self.jetstream.send_publish(message.subject.clone(), publish).await);
+        }
+        let mut stored = Vec::with_capacity(messages.len());
+        for ack in acks {
+            let outcome = match ack {
+                Ok(ack) => ack.await.map(drop),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = &outcome {
+                tracing::debug!(error = %error, "event not stored; it stays in the outbox");
+            }
+            stored.push(outcome.is_ok());
+        }
+        stored
+    }
+
+    /// Publishes a notice that nobody keeps. Fails only when the connection is closed for good.
+    pub async fn publish(&self, message: &Message) -> Result<(), BusError> {
+        self.client
+            .publish_with_headers(
+                message.subject.clone(),
+                header_map(message),
+                message.payload.clone().into(),
+            )
+            .await
+            .map_err(|error| BusError::Unavailable(error.to_string()))
+    }
+
+    /// Subscribes without a stream behind it: what is published while the connection is down is
+    /// missed. The subscription outlives reconnects.
+    pub async fn subscribe(
+        &self,
+        subject: String,
+    ) -> Result<impl Flow<Item = Delivery> + use<>, BusError> {
+        let subscriber: Subscriber = self
+            .client
+            .subscribe(subject)
+            .await
+            .map_err(|error| BusError::Unavailable(error.to_string()))?;
+        // The server must know of it before the caller looks at what is stored.
+        self.client.flush().await.map_err(|error| BusError::Unavailable(error.to_string()))?;
+        Ok(subscriber.map(|message| Delivery::core(&message)))
+    }
+
+    /// Follows a stream from after sequence `after`, or from now on. Every reader gets everything.
+    /// Ends with an error when the stream or the connection is lost; follow again from the last
+    /// sequence seen.
+    pub async fn follow(
+        &self,
+        stream: Stream,
+        filter: String,
+        after: Option<u64>,
+    ) -> Result<impl Flow<Item = Result<Delivery, BusError>> + use<>, BusError> {
+        let unavailable = |error: String| BusError::Unavailable(error);
+        let deliver_policy = match after {
+            Some(sequence) => DeliverPolicy::ByStartSequence { start_sequence: sequence + 1 },
+            None => DeliverPolicy::New,
+        };
+        let config =
+            OrderedConfig { filter_subject: filter, deliver_policy, ..OrderedConfig::default() };
+        let consumer = self
+            .jetstream
+            .get_stream(self.subjects.stream(stream))
+            .await
+            .map_err(|error| unavailable(error.to_string()))?
+            .create_consumer(config)
+            .await
+            .map_err(|error| unavailable(error.to_string()))?;
+        let messages = consumer.messages().await.map_err(|error| unavailable(error.to_string()))?;
+        Ok(messages
+            .map_ok(|message| Delivery::stored(&message))
+            .map_err(|error| BusError::Unavailable(error.to_string())))
+    }
+
+    /// First and last sequence that a stream still holds.
+    pub async fn bounds(&self, stream: Stream) -> Result<(u64, u64), BusError> {
+        let mut stream = self
+            .jetstream
+            .get_stream(self.subjects.stream(stream))
+            .await
+            .map_err(|error| BusError::Unavailable(error.to_string()))?;
+        let info = stream.info().await.map_err(|error| BusError::Unavailable(error.to_string()))?;
+        Ok((info.state.first_sequence, info.state.last_sequence))
+    }
+
+    pub(crate) fn jetstream(&self) -> &jetstream::Context {
+        &self.jetstream
+    }
+}
+
+fn header_map(message: &Message) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &message.headers {
+        headers.insert(name.as_str(), value.as_str());
+    }
+    headers
+}

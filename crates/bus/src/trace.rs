@@ -1,0 +1,47 @@
+//! W3C trace context in message headers and in stored rows.
+
+use std::collections::{BTreeMap, HashMap};
+
+use opentelemetry::propagation::{Extractor, Injector};
+use opentelemetry::trace::TraceContextExt;
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+/// The current span's context as headers; empty when tracing is off.
+#[must_use]
+pub fn inject() -> BTreeMap<String, String> {
+    let mut headers = Headers::default();
+    let context = Span::current().context();
+    opentelemetry::global::get_text_map_propagator(|it| it.inject_context(&context, &mut headers));
+    headers.0.into_iter().collect()
+}
+
+/// Links the current span to the context found in `headers`, if there is one. Consumers of queued
+/// work start a trace of their own, so that a pool's traces neither last for hours nor explode.
+pub fn link<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) {
+    let headers = Headers(headers.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect());
+    let context = opentelemetry::global::get_text_map_propagator(|it| it.extract(&headers));
+    let producer = context.span().span_context().clone();
+    if producer.is_valid() {
+        Span::current().add_link(producer);
+    }
+}
+
+#[derive(Default)]
+struct Headers(HashMap<String, String>);
+
+impl Injector for Headers {
+    fn set(&mut self, key: &str, value: String) {
+        self.0.insert(key.to_owned(), value);
+    }
+}
+
+impl Extractor for Headers {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(String::as_str).collect()
+    }
+}
