@@ -5,6 +5,7 @@
 pub mod build;
 pub mod dead_letter;
 pub mod outbox;
+pub mod pool;
 pub mod schema;
 
 use std::time::Duration;
