@@ -1,0 +1,120 @@
+//! What an agent process is told before it starts.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The agent's secret. Neither `Debug` nor `Display` show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// Wraps `secret`, without the white space that files and shells leave around it.
+    #[must_use]
+    pub fn new(secret: &str) -> Self {
+        Self(secret.trim().to_owned())
+    }
+
+    /// The secret itself, for the header that carries it and the environment of scripts.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(redacted)")
+    }
+}
+
+/// Everything an agent needs to run. The environment is captured once, by the caller.
+#[derive(Clone)]
+pub struct Options {
+    /// Root address of the deployment, `http://` or `https://`, without `/api/v2`.
+    pub url: String,
+    /// The agent's token.
+    pub token: Token,
+    /// Value of [`SCOPE_VARIABLE`] in every process that scripts start. Processes that carry it are
+    /// ended with the agent, so it must be this workspace's alone.
+    pub scope: String,
+    /// Environment that scripts inherit, below the manifest's.
+    pub env: BTreeMap<String, String>,
+    /// Folder for what scripts keep between runs (`CODER_SCRIPT_DATA_DIR`) and relative log paths.
+    pub data_dir: PathBuf,
+    /// Intervals and deadlines.
+    pub timing: Timing,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not `env`: it may hold what others keep secret.
+        f.debug_struct("Options")
+            .field("url", &self.url)
+            .field("token", &self.token)
+            .field("scope", &self.scope)
+            .field("data_dir", &self.data_dir)
+            .field("timing", &self.timing)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The variable by which processes started for a workspace are known, whatever session or process
+/// group they moved to.
+pub const SCOPE_VARIABLE: &str = "BERTH_AGENT_SCOPE";
+
+/// Intervals and deadlines of an agent.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Between two heartbeats.
+    pub heartbeat: Duration,
+    /// How long log lines are gathered before they are sent.
+    pub log_flush: Duration,
+    /// First wait after a failed call; doubles from here, with jitter.
+    pub retry_min: Duration,
+    /// Longest wait after a failed call. A `reinit` stream that lived this long was a good one and
+    /// the next wait is the first again.
+    pub retry_max: Duration,
+    /// Wait after the server refused the token or does not know the agent.
+    pub refused: Duration,
+    /// A `reinit` stream without a byte for this long is taken for dead.
+    pub stream_silence: Duration,
+    /// Between the polite and the final signal to a process group.
+    pub kill_grace: Duration,
+    /// From the wish to stop until the process is gone, stop scripts included.
+    pub shutdown: Duration,
+}
+
+impl Timing {
+    /// What the field's servers expect of an agent.
+    pub const FIELD: Self = Self {
+        heartbeat: Duration::from_secs(15),
+        log_flush: Duration::from_millis(250),
+        retry_min: Duration::from_millis(100),
+        retry_max: Duration::from_secs(10),
+        refused: Duration::from_secs(30),
+        stream_silence: Duration::from_secs(45),
+        kill_grace: Duration::from_secs(2),
+        shutdown: Duration::from_millis(9500),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_token_nor_environment_appear_in_debug_output() {
+        let options = Options {
+            url: "http://berth".to_owned(),
+            token: Token::new(" s3cret\n"),
+            scope: "scope".to_owned(),
+            env: BTreeMap::from([("PASSWORD".to_owned(), "hunter2".to_owned())]),
+            data_dir: PathBuf::from("/tmp"),
+            timing: Timing::FIELD,
+        };
+        let shown = format!("{options:?}");
+        assert!(!shown.contains("s3cret") && !shown.contains("hunter2"), "{shown}");
+        assert_eq!(options.token.expose(), "s3cret");
+    }
+}
