@@ -35,7 +35,7 @@ impl Quota {
     /// for the first). A build that costs less than the previous one always fits.
     pub fn check(self, cost: i64, previous: i64) -> Result<(), QuotaExceeded> {
         let Self { budget, consumed } = self;
-        if consumed.saturating_add(cost) > budget && cost >= previous && cost > 0 {
+        if consumed.saturating_add(cost) > budget && cost >= previous {
             return Err(QuotaExceeded { budget, consumed, cost });
         }
         Ok(())
