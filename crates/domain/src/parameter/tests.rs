@@ -253,7 +253,7 @@ fn monotonic_numbers_go_one_way_or_stay() {
 fn definitions_are_checked() {
     let fine =
         Parameter { options: options(&["a"]), ..optional("fine", ParameterKind::String, "a") };
-    assert_eq!(check_definitions(&[fine.clone()]), []);
+    assert_eq!(check_definitions(std::slice::from_ref(&fine)), []);
     let mut bounds = optional("bounds", ParameterKind::Number, "1");
     bounds.validation = Validation { min: Some(2), max: Some(1), ..Validation::default() };
     let bad = [
