@@ -134,17 +134,6 @@ pub(crate) fn external_url(text: &str) -> Checked {
     Ok(())
 }
 
-/// A time zone of the IANA database.
-pub(crate) fn timezone(value: &Value) -> Checked {
-    match value.as_text() {
-        Some(text) if jiff::tz::TimeZone::get(text).is_err() => Err(format!(
-            "{text:?} is not a time zone of the IANA database, such as \"UTC\" or \
-             \"America/New_York\"."
-        )),
-        _ => Ok(()),
-    }
-}
-
 /// A JSON document.
 pub(crate) fn json(value: &Value) -> Checked {
     match value.as_text().map(serde_json::from_str::<serde_json::Value>) {

@@ -1,10 +1,17 @@
 //! `coder_parameter`: something that who creates a workspace may choose.
 
+use std::str::FromStr;
+
+use berth_domain::parameter::{
+    FormType, Monotonic, Parameter, ParameterKind, ParameterOption, Validation,
+};
+use berth_domain::state::UnknownValue;
+
 use super::{Context, DataSource, set, text};
 use crate::check;
 use crate::diagnostic::{Diagnostic, Path};
 use crate::identity;
-use crate::parameter::{Choice, Definition, FORM_TYPES, KINDS, Kind, Refused, Validation};
+use crate::parameter::{self, Refused};
 use crate::schema::{Attribute, Nested, Type};
 use crate::value::{Object, Value};
 
@@ -15,7 +22,7 @@ const ATTRIBUTES: &[Attribute] = &[
     Attribute::optional("ephemeral", Type::Bool, "Whether each build starts from the default.")
         .or_bool(false),
     Attribute::optional("form_type", Type::Text, "How a page asks for it; follows from the type.")
-        .check(|value| check::one_of(value, FORM_TYPES)),
+        .check(known::<FormType>),
     Attribute::optional("icon", Type::Text, "The URL of an icon.").check(check::link),
     Attribute::computed("id", Type::Text, "An id that follows from the name."),
     Attribute::optional("mutable", Type::Bool, "Whether it may change after the first build.")
@@ -28,7 +35,7 @@ const ATTRIBUTES: &[Attribute] = &[
         .check(check::json),
     Attribute::optional("type", Type::Text, "`string`, `number`, `bool` or `list(string)`.")
         .or_text("string")
-        .check(|value| check::one_of(value, KINDS)),
+        .check(known::<ParameterKind>),
     Attribute::computed("value", Type::Text, "The value in this build."),
 ];
 
@@ -57,7 +64,8 @@ const VALIDATION: (&[Attribute], &[Nested]) = (
             "monotonic",
             Type::Text,
             "How a number may change from build to build: `increasing` or `decreasing`.",
-        ),
+        )
+        .check(known::<Monotonic>),
         Attribute::optional("regex", Type::Text, "What a string has to match; needs `error`."),
     ],
     &[],
@@ -68,7 +76,7 @@ pub(super) static PARAMETER: DataSource = DataSource {
     check: |config, found| {
         // Once the definition is known it is checked without a value; reading adds the value.
         if config.values().all(Value::is_wholly_known) && found.is_empty() {
-            found.extend(definition(config).check().err().map(diagnostic));
+            found.extend(parameter::checked(&definition(config)).err().map(diagnostic));
         }
     },
     ..DataSource::new(
@@ -84,6 +92,16 @@ pub(super) static PARAMETER: DataSource = DataSource {
         read,
     )
 };
+
+/// One of the words of a closed set of the domain.
+fn known<T: FromStr<Err = UnknownValue>>(value: &Value) -> Result<(), String> {
+    match value.as_text().map(str::parse::<T>) {
+        Some(Err(UnknownValue { text, known, .. })) if !text.is_empty() => {
+            Err(format!("{text:?} is none of {known}."))
+        }
+        _ => Ok(()),
+    }
+}
 
 fn check_name(value: &Value) -> Result<(), String> {
     let Some(name) = value.as_text() else { return Ok(()) };
@@ -104,14 +122,15 @@ fn read(context: &Context, state: &mut Object) -> Result<(), Vec<Diagnostic>> {
     let env = &context.env;
     let (input, previous) =
         (env.parameter(&definition.name), env.previous_parameter(&definition.name));
-    let resolved = definition.resolve(input, previous).map_err(|it| vec![diagnostic(it)])?;
+    let resolved =
+        parameter::resolve(&definition, input, previous).map_err(|it| vec![diagnostic(it)])?;
     let id = identity::derived("parameter", &definition.name).to_string();
     set(
         state,
         [
-            ("form_type", resolved.form_type.into()),
+            ("form_type", resolved.form_type.as_str().into()),
             ("id", id.into()),
-            ("optional", Value::Bool(definition.default.is_some())),
+            ("optional", Value::Bool(!definition.required)),
             ("value", resolved.value.into()),
         ],
     );
@@ -135,35 +154,37 @@ fn diagnostic(refused: Refused) -> Diagnostic {
     }
 }
 
-fn definition(config: &Object) -> Definition {
+/// The parameter as the domain sees it, as far as its rules go. The configuration is known and
+/// its words are checked.
+fn definition(config: &Object) -> Parameter {
     let objects = |name| {
         let items = config.get(name).map_or(&[][..], Value::items);
         items.iter().filter_map(Value::as_object)
     };
-    let owned =
-        |object: &Object, name| object.get(name).and_then(Value::as_text).map(str::to_owned);
-    let filled = |object: &Object, name| text(object, name).map(str::to_owned);
+    let owned = |object: &Object, name| text(object, name).unwrap_or_default().to_owned();
     let is_true = |name| config.get(name).and_then(Value::as_bool) == Some(true);
     let int = |object: &Object, name| object.get(name).and_then(Value::as_int);
-    let choice = |option: &Object| Choice {
-        name: owned(option, "name").unwrap_or_default(),
-        value: owned(option, "value").unwrap_or_default(),
+    let option = |option: &Object| ParameterOption {
+        name: owned(option, "name"),
+        value: owned(option, "value"),
+        ..ParameterOption::default()
     };
     let validation = |rules: &Object| Validation {
+        regex: text(rules, "regex").map(str::to_owned),
         min: int(rules, "min"),
         max: int(rules, "max"),
-        monotonic: filled(rules, "monotonic"),
-        regex: filled(rules, "regex"),
-        error: filled(rules, "error"),
+        monotonic: text(rules, "monotonic").and_then(|it| it.parse().ok()),
+        error: owned(rules, "error"),
     };
-    Definition {
-        name: owned(config, "name").unwrap_or_default(),
-        kind: text(config, "type").and_then(Kind::parse).unwrap_or(Kind::Text),
-        form_type: owned(config, "form_type").unwrap_or_default(),
+    let kind = text(config, "type").and_then(|it| it.parse().ok());
+    Parameter {
         mutable: is_true("mutable"),
         ephemeral: is_true("ephemeral"),
-        default: owned(config, "default"),
-        options: objects("option").map(choice).collect(),
-        validation: objects("validation").next().map(validation),
+        required: config.get("default").and_then(Value::as_text).is_none(),
+        default_value: owned(config, "default"),
+        options: objects("option").map(option).collect(),
+        validation: objects("validation").next().map(validation).unwrap_or_default(),
+        form_type: owned(config, "form_type").parse().unwrap_or(FormType::Auto),
+        ..Parameter::new(owned(config, "name"), kind.unwrap_or(ParameterKind::String))
     }
 }

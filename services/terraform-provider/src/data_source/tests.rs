@@ -225,20 +225,23 @@ fn a_presets_mistakes_are_told_with_its_name_and_the_value() {
         holds(&read("coder_workspace_preset", good, &[]), json!({"id": "big", "default": false}));
     }
     for (bad, reason) in [
-        (pool(-1, 0), "Preset \"big\": -1 is negative"),
-        (pool(1, 3599), "Preset \"big\": 3599 is neither 0 nor within"),
-        (pool(1, 31_536_001), "Preset \"big\": 31536001"),
-        (scheduled(json!([at("0 9 * * *")])), "Preset \"big\": The minute"),
+        (pool(-1, 0), "preset \"big\" asks for -1 prebuilt instances"),
+        (pool(1, 3599), "preset \"big\" has an expiration ttl of 3599 s"),
+        (pool(1, 31_536_001), "31536001"),
+        (
+            scheduled(json!([at("0 9 * * *")])),
+            "preset \"big\" has the schedule \"0 9 * * *\": the minute",
+        ),
         (
             scheduled(json!([at("* 9-12 * * 1-5"), at("* 12 * * 5")])),
-            r#"Preset "big": the schedules "* 9-12 * * 1-5" and "* 12 * * 5" overlap"#,
+            r#"preset "big" has schedules that overlap: "* 9-12 * * 1-5" and "* 12 * * 5""#,
         ),
         (json!({"name": "big", "parameters": {"size": null}}), "\"size\""),
         (json!({"name": "big", "description": "x".repeat(129)}), "129 characters"),
     ] {
         refused("coder_workspace_preset", bad, &[], reason);
     }
-    refused("coder_workspace_preset", json!({"name": ""}), &[], "must not be empty");
+    refused("coder_workspace_preset", json!({"name": ""}), &[], "has no name");
 }
 
 #[test]
