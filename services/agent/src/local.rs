@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::leftovers::end_leftovers_blocking;
+use crate::leftovers::{end_leftovers, end_leftovers_blocking};
 use crate::options::Token;
 use crate::proc::{self, Process};
 use crate::{environment_names, supervisor};
@@ -28,6 +28,8 @@ const LOCK: &str = "agent.lock";
 /// Held by whoever starts or stops an agent, so that these never overlap.
 const START_LOCK: &str = "agent.start.lock";
 
+/// Bytes of log beyond which a new agent begins a new file.
+const MAX_LOG: u64 = 4 << 20;
 const POLL: Duration = Duration::from_millis(20);
 /// For a new agent to take over; its predecessor may need all of its shutdown time first.
 const TAKE_OVER: Duration = Duration::from_secs(20);
@@ -123,7 +125,7 @@ pub(crate) fn detach(dir: &Path, config: Option<Config>) -> anyhow::Result<()> {
         end(dir);
     }
     wanted.write(dir)?;
-    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(dir.join(LOG))?;
+    let log = open_log(&dir.join(LOG))?;
     let log_before = log.metadata()?.len();
     let child = start(dir, log)?;
     wait_for_take_over(child, dir, log_before)
@@ -144,6 +146,14 @@ fn start(dir: &Path, log: File) -> anyhow::Result<Child> {
         .stderr(log)
         .spawn()
         .with_context(|| format!("cannot start {}", program.display()))
+}
+
+/// Opens the agent's log for appending. A large one is put aside first, in place of the last such.
+fn open_log(path: &Path) -> io::Result<File> {
+    if fs::metadata(path).is_ok_and(|log| log.len() > MAX_LOG) {
+        fs::rename(path, path.with_extension("log.old"))?;
+    }
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
 }
 
 fn wait_for_take_over(mut child: Child, dir: &Path, log_before: u64) -> anyhow::Result<()> {
@@ -248,6 +258,8 @@ pub(crate) async fn take_over(dir: &Path) -> anyhow::Result<Option<(Config, Owne
     }
     // Read only now: a stop that came while we waited has removed it.
     let Some(config) = Config::read(dir)? else { return Ok(None) };
+    // An agent that was killed left what its scripts had started; ours will start it again.
+    end_leftovers(&scope(dir), LEFTOVER_GRACE).await;
     let pid = dir.join(PID);
     replace(&pid, format!("{}\n", std::process::id()).as_bytes())?;
     Ok(Some((config, Ownership { pid, _lock: lock })))

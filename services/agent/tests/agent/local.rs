@@ -163,7 +163,7 @@ async fn agents_kept_at_a_stop_are_resumed() {
 }
 
 #[tokio::test]
-async fn a_killed_agent_is_resumed_and_its_processes_are_ended_by_a_stop() {
+async fn what_a_killed_agent_left_is_ended_by_its_successor_or_a_stop() {
     let local = Local::start().await;
     local.detach(TOKEN).await;
     local.until_ready(1).await;
@@ -171,6 +171,15 @@ async fn a_killed_agent_is_resumed_and_its_processes_are_ended_by_a_stop() {
     kill(pid);
     until_dead(pid).await;
     assert!(alive(daemon), "nobody was there to end it");
+    let root = local.root.path().to_owned();
+    let resumed = tokio::task::spawn_blocking(move || resume_local(&root, &program()));
+    assert_eq!(resumed.await.unwrap().unwrap(), 1);
+    assert!(!alive(daemon), "its successor starts its own");
+
+    local.until_ready(2).await;
+    let (pid, daemon) = (local.pid().unwrap(), local.daemons()[1]);
+    kill(pid);
+    until_dead(pid).await;
     assert!(local.agent(&["--stop"], None).await.status.success());
     assert!(!alive(daemon));
 }
