@@ -9,6 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
 
 use crate::error::file;
+use crate::secret::beside;
 use crate::{CommandSpec, DevstackError, Output, Supervised, Tools, free_port, secret};
 
 /// The user of a server with a password.
@@ -126,7 +127,7 @@ impl Nats {
 async fn wait_for_orphan(store: &Path) -> Result<(), DevstackError> {
     let started = Instant::now();
     while let Some(pid) = running_on(store) {
-        if started.elapsed() > STOP + RETRY {
+        if started.elapsed() > STOP {
             return Err(DevstackError::AlreadyRunning {
                 name: "nats-server",
                 data_dir: store.to_owned(),
@@ -158,12 +159,6 @@ fn password(store: &Path) -> Result<String, DevstackError> {
         }
         Err(error) => Err(file("read", path)(error)),
     }
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(suffix);
-    path.with_file_name(name)
 }
 
 /// Starts the server until it stays: a free port may be taken before it is ours.

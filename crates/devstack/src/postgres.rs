@@ -74,7 +74,7 @@ impl Postgres {
     /// connections (at most 2 minutes). What an earlier, killed server left behind is no obstacle.
     pub async fn start(tools: &Tools, options: PostgresOptions) -> Result<Self, DevstackError> {
         let cluster = Cluster::prepare(&tools.postgres, &options.data_dir).await?;
-        cluster.wait_for_orphan(RELEASE).await?;
+        cluster.wait_for_orphan().await?;
         let (server, port) = launch(tools, &options, &cluster).await?;
         Ok(Self { tools: tools.clone(), options, cluster, port, server })
     }

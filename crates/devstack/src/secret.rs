@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::DevstackError;
 use crate::error::file;
@@ -23,7 +23,7 @@ pub(crate) fn generate() -> Result<String, DevstackError> {
 
 /// Writes a secret to a file that only its owner can read. Replaces the file as a whole.
 pub(crate) fn write(path: &Path, secret: &str) -> Result<(), DevstackError> {
-    let temporary = path.with_extension("new");
+    let temporary = beside(path, ".new");
     let _ = std::fs::remove_file(&temporary);
     OpenOptions::new()
         .write(true)
@@ -33,4 +33,11 @@ pub(crate) fn write(path: &Path, secret: &str) -> Result<(), DevstackError> {
         .and_then(|mut new| new.write_all(secret.as_bytes()))
         .and_then(|()| std::fs::rename(&temporary, path))
         .map_err(file("write", path))
+}
+
+/// The path whose name has `suffix` at its end: what belongs to a data folder lies beside it.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    path.with_file_name(name)
 }

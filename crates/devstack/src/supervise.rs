@@ -21,6 +21,9 @@ use crate::{Account, DevstackError, Output, Source};
 /// the program itself. Arguments: stop signal, tenths of a second until SIGKILL, program, its
 /// arguments. Standard input is the lifeline.
 ///
+/// A program that has ended but was not waited for yet (`Z`, where there is a `/proc`) counts as
+/// stopped: the process that inherits it may take its time.
+///
 /// The watchdog is forked twice: the program must not find a child that it did not start. It stays
 /// in the program's process group, which keeps the group's number (the program's process id) from
 /// being given to anyone else, so that its signals can only reach the program and its children.
@@ -32,6 +35,7 @@ exec 3<&0 </dev/null
     kill -s "$1" $$
     tenths=$2
     while [ "$tenths" -gt 0 ] && kill -0 $$; do
+        case "$(cat /proc/$$/stat)" in *") Z "*) break ;; esac
         sleep 0.1
         tenths=$((tenths - 1))
     done

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests unwrap as the tests do")]
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use berth_devstack::{
@@ -19,6 +21,17 @@ async fn tools() -> Tools {
     assert_eq!(one.postgres, other.postgres);
     assert_eq!(one.nats_server, other.nats_server);
     one
+}
+
+/// A folder that every user may enter: no server's data has to go elsewhere.
+fn folder() -> TempDir {
+    folder_of_mode(0o755)
+}
+
+fn folder_of_mode(mode: u32) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(mode)).unwrap();
+    folder
 }
 
 fn options(folder: &TempDir) -> PostgresOptions {
@@ -42,7 +55,7 @@ async fn psql(tools: &Tools, postgres: &Postgres, statement: &str) -> Result<Str
 
 #[tokio::test]
 async fn a_postgres_keeps_its_data_over_stops_and_crashes() {
-    let (tools, folder) = (tools().await, tempfile::tempdir().unwrap());
+    let (tools, folder) = (tools().await, folder());
     let mut postgres = Postgres::start(&tools, options(&folder)).await.unwrap();
     psql(&tools, &postgres, "create table kept as select 42 as answer").await.unwrap();
     assert!(postgres.stop().await.unwrap().success());
@@ -70,9 +83,7 @@ async fn a_postgres_keeps_its_data_over_stops_and_crashes() {
 
 #[tokio::test]
 async fn a_postgres_wants_its_password_and_shows_it_to_nobody() {
-    use std::os::unix::fs::PermissionsExt;
-
-    let (tools, folder) = (tools().await, tempfile::tempdir().unwrap());
+    let (tools, folder) = (tools().await, folder());
     let postgres = Postgres::start(&tools, options(&folder)).await.unwrap();
     let file = folder.path().join("postgres.password");
     let mode = std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
@@ -94,9 +105,28 @@ async fn a_postgres_wants_its_password_and_shows_it_to_nobody() {
     assert!(tools.postgres.major < 17 || letters == "äö", "{letters}");
 }
 
+/// Root's home is private, and Postgres does not run as root.
+#[tokio::test]
+async fn data_where_postgres_may_not_go_is_kept_elsewhere() {
+    let (tools, private) = (tools().await, folder_of_mode(0o700));
+    let wanted = private.path().join("postgres");
+    let mut postgres = Postgres::start(&tools, options(&private)).await.unwrap();
+    psql(&tools, &postgres, "create table kept as select 42 as answer").await.unwrap();
+    let data = postgres.data_dir().to_owned();
+    let dropped = tools.postgres.account.is_some();
+    assert_eq!(data.starts_with("/var/lib/berth"), dropped, "{}", data.display());
+    postgres.stop().await.unwrap();
+
+    let mut postgres = Postgres::start(&tools, options(&private)).await.unwrap();
+    assert_eq!(psql(&tools, &postgres, "select answer from kept").await.unwrap(), "42");
+    postgres.stop().await.unwrap();
+    Postgres::purge(&wanted).unwrap();
+    assert!(!data.exists() && !wanted.is_symlink());
+}
+
 #[tokio::test]
 async fn a_second_postgres_on_the_same_data_is_refused_by_name() {
-    let (tools, folder) = (tools().await, tempfile::tempdir().unwrap());
+    let (tools, folder) = (tools().await, folder());
     let postgres = Postgres::start(&tools, options(&folder)).await.unwrap();
     match Postgres::start(&tools, options(&folder)).await {
         Err(DevstackError::AlreadyRunning { pid, .. }) => assert_eq!(pid, postgres.pid()),
@@ -107,7 +137,7 @@ async fn a_second_postgres_on_the_same_data_is_refused_by_name() {
 
 #[tokio::test]
 async fn a_postgres_that_cannot_start_says_why() {
-    let (tools, folder) = (tools().await, tempfile::tempdir().unwrap());
+    let (tools, folder) = (tools().await, folder());
     let mut wrong = options(&folder);
     wrong.settings.push(("no_such_setting".into(), "1".into()));
     let error = Postgres::start(&tools, wrong).await.unwrap_err().to_string();
@@ -134,7 +164,7 @@ async fn request(port: u16, subject: &str, body: &str) -> String {
 
 #[tokio::test]
 async fn a_nats_server_keeps_its_streams_over_crashes() {
-    let (tools, folder) = (tools().await, tempfile::tempdir().unwrap());
+    let (tools, folder) = (tools().await, folder());
     let mut options = NatsOptions::new(folder.path().join("nats"));
     let log = folder.path().join("nats.log");
     options.output = Output::File(log.clone());
@@ -158,7 +188,7 @@ async fn a_nats_server_keeps_its_streams_over_crashes() {
 
 #[tokio::test]
 async fn a_nats_server_with_a_password_wants_it() {
-    let (tools, folder) = (tools().await, tempfile::tempdir().unwrap());
+    let (tools, folder) = (tools().await, folder());
     let mut options = NatsOptions::new(folder.path().join("nats"));
     options.password = true;
     let nats = Nats::start(&tools, options.clone()).await.unwrap();
@@ -178,7 +208,7 @@ async fn a_nats_server_with_a_password_wants_it() {
 
 #[tokio::test]
 async fn servers_that_are_let_go_of_are_gone() {
-    let (tools, folder) = (tools().await, tempfile::tempdir().unwrap());
+    let (tools, folder) = (tools().await, folder());
     let postgres = Postgres::start(&tools, options(&folder)).await.unwrap();
     let nats = Nats::start(&tools, NatsOptions::new(folder.path().join("nats"))).await.unwrap();
     let ports = [postgres.port(), nats.port()];

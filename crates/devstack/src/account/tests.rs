@@ -1,3 +1,6 @@
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use super::*;
 
 #[test]
@@ -15,8 +18,8 @@ fn a_private_folder_cannot_be_entered_by_another_user() {
         assert!(!rustix::process::geteuid().is_root(), "root always has an account to drop to");
         return;
     };
-    // `tempdir` makes folders that only their owner may enter.
     let private = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(private.path(), Permissions::from_mode(0o700)).unwrap();
     assert!(!account.can_enter(private.path()));
     account.own(private.path()).unwrap();
     assert!(account.can_enter(private.path()));

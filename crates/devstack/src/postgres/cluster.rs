@@ -11,13 +11,17 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use super::{POLL, PidFile, USER};
+use super::{POLL, PidFile, STOP, USER};
 use crate::error::file;
+use crate::secret::beside;
 use crate::tools::library_path;
 use crate::{Account, DevstackError, PostgresTool, secret};
 
 /// Where data goes when the user that Postgres runs as cannot get to where it should be.
 const ELSEWHERE: &str = "/var/lib/berth";
+
+/// How long a watchdog may take to notice that the parent is gone.
+const NOTICE: Duration = Duration::from_secs(2);
 
 /// The data of a private Postgres.
 pub(super) struct Cluster {
@@ -76,10 +80,11 @@ impl Cluster {
     }
 
     /// Waits for a server whose parent was killed to be stopped by its watchdog. Fails when it is
-    /// still there after `limit`: then it is somebody else's.
-    pub(super) async fn wait_for_orphan(&self, limit: Duration) -> Result<(), DevstackError> {
+    /// not even stopping, or does not get it done: then it is somebody else's.
+    pub(super) async fn wait_for_orphan(&self) -> Result<(), DevstackError> {
         let started = Instant::now();
         while let Some(state) = PidFile::read(&self.data_dir)? {
+            let limit = if state.ready { NOTICE } else { STOP };
             match runs_on(state.pid, &self.data_dir) {
                 Some(true) if started.elapsed() < limit => tokio::time::sleep(POLL).await,
                 Some(true) => {
@@ -87,7 +92,8 @@ impl Cluster {
                     return Err(DevstackError::AlreadyRunning { name, data_dir, pid: state.pid });
                 }
                 Some(false) => {
-                    // The number was given to another process since; Postgres would believe it.
+                    // It is dead but not waited for, or its number was given to another process:
+                    // Postgres would take it for alive.
                     let path = self.data_dir.join("postmaster.pid");
                     return std::fs::remove_file(&path).map_err(file("remove", path));
                 }
@@ -140,15 +146,13 @@ fn unfinished(data_dir: &Path) -> PathBuf {
     beside(data_dir, ".new")
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(suffix);
-    path.with_file_name(name)
-}
-
 /// Whether process `pid` is a server on `data_dir`: a server's working directory is its data.
 /// `None` when that cannot be found out, because it is gone or there is no `/proc`.
 fn runs_on(pid: u32, data_dir: &Path) -> Option<bool> {
+    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    if state.contains(") Z ") {
+        return Some(false);
+    }
     let working = std::fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
     Some(working == std::fs::canonicalize(data_dir).ok()?)
 }
@@ -189,7 +193,10 @@ async fn create(tool: &PostgresTool, data_dir: &Path, password: &str) -> Result<
         .and_then(|()| std::fs::set_permissions(&folder, Permissions::from_mode(0o700)))
         .map_err(file("create", &folder))?;
     // A folder only its owner enters, for the moment that initdb needs the password in a file.
-    let scratch = tempfile::tempdir().map_err(file("create a folder in", std::env::temp_dir()))?;
+    let scratch = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir()
+        .map_err(file("create a folder in", std::env::temp_dir()))?;
     let password_file = scratch.path().join("password");
     secret::write(&password_file, password)?;
     if let Some(account) = &tool.account {
