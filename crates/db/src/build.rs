@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use crate::{DbError, Executor, at};
 
+pub mod read;
+
 /// A build to be queued.
 #[derive(Debug, Clone)]
 pub struct NewBuild {

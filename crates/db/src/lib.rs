@@ -2,11 +2,21 @@
 //! names sqlx. Functions take an executor, so the same one runs on the pool or in a transaction;
 //! the caller owns the commit.
 
+pub mod agent;
+pub mod agent_log;
+pub mod api_key;
 pub mod build;
+pub mod claim;
+pub mod claim_attempt;
 pub mod dead_letter;
+pub mod idempotency;
+pub mod organization;
 pub mod outbox;
 pub mod pool;
+pub mod resource;
 pub mod schema;
+pub mod user;
+pub mod workspace;
 
 use std::time::Duration;
 
