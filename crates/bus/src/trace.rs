@@ -27,6 +27,17 @@ pub fn link<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) {
     }
 }
 
+/// Makes `span` a part of the trace found in `headers`, if there is one. Must be called before the
+/// span is entered.
+pub fn continue_from<'a>(span: &Span, headers: impl IntoIterator<Item = (&'a str, &'a str)>) {
+    let headers = Headers(headers.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect());
+    let context = opentelemetry::global::get_text_map_propagator(|it| it.extract(&headers));
+    if context.span().span_context().is_valid() {
+        // Fails only where no tracing layer is installed; there is nothing to continue then.
+        let _ = span.set_parent(context);
+    }
+}
+
 #[derive(Default)]
 struct Headers(HashMap<String, String>);
 

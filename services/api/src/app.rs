@@ -1,0 +1,60 @@
+//! What every handler works with.
+
+use std::sync::Arc;
+
+use berth_backbone::{Backbone, Work};
+use berth_db::DbError;
+use berth_service_kit::Context;
+use jiff::Timestamp;
+
+use crate::config::Config;
+use crate::live::Live;
+use crate::metrics::Metrics;
+use crate::password::Passwords;
+use crate::rate_limit::RateLimits;
+
+/// What every handler works with. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct App {
+    /// Stores, clock and ids.
+    pub(crate) backbone: Backbone,
+    /// The configuration.
+    pub(crate) config: Arc<Config>,
+    /// What `/metrics` tells of requests.
+    pub(crate) metrics: Metrics,
+    /// What streams listen to.
+    pub(crate) live: Live,
+    /// Hashes passwords.
+    pub(crate) passwords: Passwords,
+    /// Counts requests by caller.
+    pub(crate) rate_limits: Arc<RateLimits>,
+}
+
+impl App {
+    pub(crate) fn new(ctx: &Context<Config>, backbone: Backbone) -> anyhow::Result<Self> {
+        let config = Arc::new(ctx.config.clone());
+        Ok(Self {
+            metrics: Metrics::register(&ctx.metrics)?,
+            live: Live::default(),
+            passwords: Passwords::new(config.session.password_hashes)?,
+            rate_limits: Arc::new(RateLimits::new(config.rate_limit)),
+            backbone,
+            config,
+        })
+    }
+
+    /// The pool, for single statements.
+    pub(crate) fn db(&self) -> &berth_db::Pool {
+        &self.backbone.db
+    }
+
+    /// The time.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.backbone.clock.now()
+    }
+
+    /// Begins a unit of work.
+    pub(crate) async fn begin(&self) -> Result<Work, DbError> {
+        self.backbone.begin().await
+    }
+}

@@ -1,0 +1,109 @@
+//! What can be set about the API.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use berth_backbone::{DatabaseConfig, HasStores};
+use berth_bus::BusConfig;
+use berth_service_kit::{HasProcess, Period, Process};
+use serde::{Deserialize, Serialize};
+
+/// Configuration of `berth service api`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// What every process has.
+    pub process: Process,
+    /// Postgres.
+    pub database: DatabaseConfig,
+    /// NATS.
+    pub nats: BusConfig,
+    /// Where and how requests are served.
+    pub http: HttpConfig,
+    /// Sessions and tokens.
+    pub session: SessionConfig,
+    /// How many requests are served to one caller.
+    pub rate_limit: RateLimitConfig,
+}
+
+/// Where and how requests are served.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Where the API listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The URL under which people and agents reach this deployment; empty: `http://` and the
+    /// address of the request.
+    pub access_url: String,
+    /// How long a request may take until its answer begins. Streams go on as long as they are read.
+    pub timeout: Period,
+    /// The same for uploads of archives.
+    pub upload_timeout: Period,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            access_url: String::new(),
+            timeout: Period::from_secs(30),
+            upload_timeout: Period::from_secs(300),
+        }
+    }
+}
+
+/// Sessions and tokens.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionConfig {
+    /// How long a session lives without use; each use moves its end.
+    pub lifetime: Period,
+    /// How long a token lives when its maker names no lifetime.
+    pub token_lifetime: Period,
+    /// The longest lifetime that a token may be given.
+    pub max_token_lifetime: Period,
+    /// Password hashes computed at once; each takes 19 MiB for some tens of milliseconds.
+    pub password_hashes: usize,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self {
+            lifetime: Period::from_secs(24 * 3600),
+            token_lifetime: Period::from_secs(30 * 24 * 3600),
+            max_token_lifetime: Period::from_secs(365 * 24 * 3600),
+            password_hashes: 2,
+        }
+    }
+}
+
+/// How many requests are served to one caller in a minute, by this replica.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateLimitConfig {
+    /// By one key, or by one address where no key is sent; 0: no limit.
+    pub requests: u32,
+    /// Logins from one address; 0: no limit.
+    pub logins: u32,
+}
+
+impl Default for RateLimitConfig {
+    fn default() -> Self {
+        Self { requests: 512, logins: 60 }
+    }
+}
+
+impl HasProcess for Config {
+    fn process(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl HasStores for Config {
+    fn database(&self) -> &DatabaseConfig {
+        &self.database
+    }
+
+    fn nats(&self) -> &BusConfig {
+        &self.nats
+    }
+}
