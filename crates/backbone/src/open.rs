@@ -39,8 +39,7 @@ impl Backbone {
             "no database: set BERTH_DATABASE__URL to postgres://user:password@host:port/database"
         );
         let application = format!("berth-{}", ctx.name);
-        let db = berth_db::connect(database.url.expose(), database.max_connections, &application)
-            .await?;
+        let db = berth_db::connect(database.url.expose(), database.max_connections, &application)?;
         let bus = Bus::connect(ctx.config.nats(), ctx.name).await?;
         let (relay, publisher) = Relay::new();
         ctx.spawn(

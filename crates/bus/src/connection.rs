@@ -72,9 +72,7 @@ impl Bus {
             .retry_on_initial_connect()
             .subscription_capacity(64 * 1024)
             .ping_interval(Duration::from_secs(10))
-            .reconnect_delay_callback(|attempt| {
-                Duration::from_millis(50 * (1 << attempt.min(6)) as u64)
-            });
+            .reconnect_delay_callback(|attempt| Duration::from_millis(50 << attempt.min(6)));
         if let Some(ca) = &config.ca_file {
             options = options.add_root_certificates(ca.clone()).require_tls(true);
         }

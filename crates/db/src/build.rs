@@ -69,6 +69,7 @@ pub struct QueuedBuild {
 /// in one statement. `None`: the workspace is deleted, or its latest build is not finished; nothing
 /// was written.
 #[tracing::instrument(name = "db.build.queue", skip_all, fields(workspace.id = %new.workspace_id, build.id = %new.id), err)]
+#[expect(clippy::too_many_lines, reason = "one statement and its arguments")]
 pub async fn queue(db: impl Executor<'_>, new: &NewBuild) -> Result<Option<QueuedBuild>, DbError> {
     let (names, values): (Vec<String>, Vec<String>) = new.parameters.iter().cloned().unzip();
     let now = at(new.now);

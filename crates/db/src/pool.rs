@@ -1,11 +1,26 @@
-//! Pools: one row per preset with prebuild configuration.
+//! Pools: one row per preset with prebuild configuration, and the marks that say which to look at.
+
+mod act;
+mod look;
+mod read;
+
+pub use act::{
+    NewPrebuild, Record, close_breaker, finish_orphan_delete, cancel_pending, insert_prebuild,
+    is_still_member, note_probe, open_breaker, record,
+};
+pub use look::{LockedPool, list_due, lock, next_due};
+pub use read::{
+    Environment, PoolRow, environment, list_creation_parameters, list_members, list_recent_failures,
+    list_rows,
+};
 
 use berth_domain::id::{PresetId, TemplateId};
 use jiff::Timestamp;
 
 use crate::{DbError, Executor, at};
 
-/// Marks pools to be looked at, in the transaction of the change that their plans read.
+/// Marks pools to be looked at, in the transaction of the change that their plans read. An insert:
+/// it waits for nobody, so claims of one preset do not queue behind each other.
 #[tracing::instrument(name = "db.pool.mark_dirty", skip_all, fields(pools = presets.len()), err)]
 pub async fn mark_dirty(
     db: impl Executor<'_>,
@@ -14,7 +29,9 @@ pub async fn mark_dirty(
 ) -> Result<(), DbError> {
     let presets: Vec<_> = presets.iter().map(|it| it.0).collect();
     sqlx::query!(
-        "update prebuild_pools set dirty_at = $2 where preset_id = any($1)",
+        "
+        insert into prebuild_pool_marks (preset_id, created_at)
+        select preset_id, $2 from unnest($1::uuid[]) as preset_id",
         &presets,
         at(now)
     )
@@ -31,8 +48,49 @@ pub async fn mark_template_dirty(
     now: Timestamp,
 ) -> Result<Vec<PresetId>, DbError> {
     let rows = sqlx::query!(
-        "update prebuild_pools set dirty_at = $2 where template_id = $1 returning preset_id",
+        "
+        insert into prebuild_pool_marks (preset_id, created_at)
+        select preset_id, $2 from prebuild_pools where template_id = $1
+        returning preset_id",
         template.0,
+        at(now)
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|row| PresetId(row.preset_id)).collect())
+}
+
+/// Marks every pool of a deployment, for changes that hold for all of them (the end of a pause).
+#[tracing::instrument(name = "db.pool.mark_all_dirty", skip_all, err)]
+pub async fn mark_all_dirty(
+    db: impl Executor<'_>,
+    now: Timestamp,
+) -> Result<Vec<PresetId>, DbError> {
+    let rows = sqlx::query!(
+        "
+        insert into prebuild_pool_marks (preset_id, created_at)
+        select preset_id, $1 from prebuild_pools
+        returning preset_id",
+        at(now)
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|row| PresetId(row.preset_id)).collect())
+}
+
+/// Marks every pool of an organization (a provisioner daemon appeared there).
+#[tracing::instrument(name = "db.pool.mark_organization_dirty", skip_all, err)]
+pub async fn mark_organization_dirty(
+    db: impl Executor<'_>,
+    organization: berth_domain::id::OrganizationId,
+    now: Timestamp,
+) -> Result<Vec<PresetId>, DbError> {
+    let rows = sqlx::query!(
+        "
+        insert into prebuild_pool_marks (preset_id, created_at)
+        select preset_id, $2 from prebuild_pools where organization_id = $1
+        returning preset_id",
+        organization.0,
         at(now)
     )
     .fetch_all(db)

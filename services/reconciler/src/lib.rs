@@ -1,1 +1,55 @@
 //! Brings every pool to its desired size.
+//!
+//! Woken by a hint on NATS within milliseconds, by the clock when time alone changes a plan, and by
+//! a sweep that needs neither. Every way leads to the same pass over one preset: lock, read, decide
+//! once ([`berth_domain::plan::plan`]), write, commit.
+
+mod config;
+mod execute;
+mod gauges;
+mod metrics;
+mod pass;
+mod sweep;
+
+use berth_backbone::Backbone;
+use berth_bus::event::Sleeper;
+use berth_bus::subjects::Stream;
+use berth_bus::{Consumer, Delivery, HandlerError};
+use berth_domain::id::PresetId;
+use berth_service_kit::Context;
+
+pub use config::Config;
+use pass::Reconciler;
+
+/// Runs the service until it is told to stop.
+pub async fn run(ctx: Context<Config>) -> anyhow::Result<()> {
+    let backbone = Backbone::open(&ctx).await?;
+    let metrics = metrics::Metrics::register(&ctx.metrics)?;
+    let reconciler = Reconciler::new(backbone.clone(), &ctx.config, metrics);
+
+    ctx.spawn("sweep", sweep::run(reconciler.clone(), ctx.shutdown.clone()));
+    let gauges = gauges::Gauges::register(&ctx.metrics)?;
+    ctx.spawn("gauges", gauges.run(backbone.clone(), ctx.shutdown.clone()));
+    let consumer = Consumer {
+        stream: Stream::Wake,
+        durable: "reconciler".to_owned(),
+        filter: backbone.bus.subjects().wakes(Sleeper::Reconciler),
+        limit: ctx.config.concurrency(),
+    };
+    let stop = ctx.shutdown.clone();
+    ctx.spawn("wakeups", async move {
+        let handle = async |delivery: &Delivery| wake(&reconciler, delivery).await;
+        backbone.consume(&consumer, stop, handle).await;
+    });
+    ctx.drain().await
+}
+
+/// One hint: look at this preset now.
+#[tracing::instrument(name = "reconcile.wakeup", skip_all, fields(preset.id = delivery.key()))]
+async fn wake(reconciler: &Reconciler, delivery: &Delivery) -> Result<(), HandlerError> {
+    let headers = delivery.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    berth_bus::trace::link(headers);
+    let preset: PresetId =
+        delivery.key().parse().map_err(|error| HandlerError::Poison(anyhow::Error::new(error)))?;
+    reconciler.reconcile(preset).await.map_err(HandlerError::Transient)
+}
