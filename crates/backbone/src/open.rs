@@ -1,5 +1,6 @@
 //! Opens what every service stands on.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_bus::{Bus, Consumer, Delivery, HandlerError};
@@ -65,11 +66,12 @@ impl Backbone {
 
     /// Runs a durable consumer until `shutdown`. What no handler can handle is kept in the dead
     /// letters.
-    pub async fn consume<H>(&self, consumer: &Consumer, shutdown: CancellationToken, handle: H)
+    pub async fn consume<H, F>(&self, consumer: &Consumer, shutdown: CancellationToken, handle: H)
     where
-        H: AsyncFn(&Delivery) -> Result<(), HandlerError>,
+        H: Fn(Arc<Delivery>) -> F + Send + Sync,
+        F: Future<Output = Result<(), HandlerError>> + Send,
     {
-        let poison = async |delivery: &Delivery, reason: &str| {
+        let poison = |delivery: Arc<Delivery>, reason: String| async move {
             let letter = dead_letter::DeadLetter {
                 id: self.ids.next(),
                 stream: self.bus.subjects().stream(consumer.stream),
@@ -77,7 +79,7 @@ impl Backbone {
                 subject: delivery.subject.clone(),
                 headers: serde_json::json!(delivery.headers),
                 payload: delivery.payload.clone(),
-                reason: reason.to_owned(),
+                reason,
             };
             if let Err(error) = dead_letter::insert(&self.db, &letter).await {
                 tracing::error!(error = %error, subject = %letter.subject, "dead letter lost");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
-use async_nats::{Client, ConnectOptions, HeaderMap, Subscriber};
+use async_nats::{Client, ConnectOptions, HeaderMap, ServerAddr, Subscriber};
 use futures_util::{Stream as Flow, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
@@ -76,7 +76,18 @@ impl Bus {
         if let Some(ca) = &config.ca_file {
             options = options.add_root_certificates(ca.clone()).require_tls(true);
         }
-        let servers: Vec<String> = config.url.split(',').map(|it| it.trim().to_owned()).collect();
+        let servers = config
+            .url
+            .split(',')
+            .map(|it| it.trim().parse::<ServerAddr>())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| BusError::Config(error.to_string()))?;
+        // The client does not take them from the address by itself.
+        if let Some((user, password)) =
+            servers.first().and_then(|it| Some((it.username()?, it.password()?)))
+        {
+            options = options.user_and_password(user.to_owned(), password.to_owned());
+        }
         let client =
             options.connect(servers).await.map_err(|error| BusError::Config(error.to_string()))?;
         let mut jetstream = jetstream::new(client.clone());

@@ -2,6 +2,7 @@
 //! earlier means redelivery, never loss.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::Config;
@@ -99,10 +100,17 @@ pub struct Consumer {
 impl Consumer {
     /// Handles deliveries until `shutdown`; work in hand finishes first. `poison` receives what
     /// cannot be handled, before it is given up. A lost connection is only a pause.
-    pub async fn run<H, P>(&self, bus: &Bus, shutdown: CancellationToken, handle: H, poison: P)
-    where
-        H: AsyncFn(&Delivery) -> Result<(), HandlerError>,
-        P: AsyncFn(&Delivery, &str),
+    pub async fn run<H, F, P, G>(
+        &self,
+        bus: &Bus,
+        shutdown: CancellationToken,
+        handle: H,
+        poison: P,
+    ) where
+        H: Fn(Arc<Delivery>) -> F + Send + Sync,
+        F: Future<Output = Result<(), HandlerError>> + Send,
+        P: Fn(Arc<Delivery>, String) -> G + Send + Sync,
+        G: Future<Output = ()> + Send,
     {
         while !shutdown.is_cancelled() {
             if let Err(error) = self.pull(bus, &shutdown, &handle, &poison).await {
@@ -113,7 +121,7 @@ impl Consumer {
         }
     }
 
-    async fn pull<H, P>(
+    async fn pull<H, F, P, G>(
         &self,
         bus: &Bus,
         shutdown: &CancellationToken,
@@ -121,8 +129,10 @@ impl Consumer {
         poison: &P,
     ) -> Result<(), BusError>
     where
-        H: AsyncFn(&Delivery) -> Result<(), HandlerError>,
-        P: AsyncFn(&Delivery, &str),
+        H: Fn(Arc<Delivery>) -> F + Send + Sync,
+        F: Future<Output = Result<(), HandlerError>> + Send,
+        P: Fn(Arc<Delivery>, String) -> G + Send + Sync,
+        G: Future<Output = ()> + Send,
     {
         let unavailable = |error: String| BusError::Unavailable(error);
         let consumer = self.open(bus).await?;
@@ -134,13 +144,15 @@ impl Consumer {
             .map_err(|error| unavailable(error.to_string()))?;
         messages
             .take_until(shutdown.clone().cancelled_owned())
-            .for_each_concurrent(self.limit, async |message| match message {
-                Ok(message) => {
-                    let delivery = Delivery::stored(&message);
-                    let outcome = handle(&delivery).await;
-                    finish(&message, &delivery, outcome, poison).await;
+            .for_each_concurrent(self.limit, |message| async move {
+                match message {
+                    Ok(message) => {
+                        let delivery = Arc::new(Delivery::stored(&message));
+                        let outcome = handle(delivery.clone()).await;
+                        finish(&message, delivery, outcome, poison).await;
+                    }
+                    Err(error) => tracing::debug!(error = %error, "pull failed"),
                 }
-                Err(error) => tracing::debug!(error = %error, "pull failed"),
             })
             .await;
         Ok(())
@@ -169,13 +181,14 @@ impl Consumer {
 }
 
 /// Tells JetStream what became of one delivery.
-async fn finish<P>(
+async fn finish<P, G>(
     message: &Message,
-    delivery: &Delivery,
+    delivery: Arc<Delivery>,
     outcome: Result<(), HandlerError>,
     poison: &P,
 ) where
-    P: AsyncFn(&Delivery, &str),
+    P: Fn(Arc<Delivery>, String) -> G + Send + Sync,
+    G: Future<Output = ()> + Send,
 {
     let kind = match outcome {
         Ok(()) => AckKind::Ack,
@@ -187,7 +200,7 @@ async fn finish<P>(
         Err(HandlerError::Transient(error) | HandlerError::Poison(error)) => {
             let reason = format!("{error:#}");
             tracing::error!(reason, attempt = delivery.attempt, subject = %delivery.subject, "delivery given up");
-            poison(delivery, &reason).await;
+            poison(delivery, reason).await;
             AckKind::Term
         }
     };

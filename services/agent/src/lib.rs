@@ -22,7 +22,7 @@ mod reports;
 mod retry;
 mod script;
 mod session;
-mod sse;
+pub mod sse;
 mod supervisor;
 
 pub use agent::run;

@@ -5,19 +5,21 @@ const MAX_EVENT: usize = 64 << 10;
 
 /// One event. The name is `message` when the stream gives none.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SseEvent {
-    pub(crate) name: String,
-    pub(crate) data: String,
+pub struct SseEvent {
+    /// What kind of event it is.
+    pub name: String,
+    /// Its lines, joined by line feeds.
+    pub data: String,
 }
 
 /// A line or an event was longer than [`MAX_EVENT`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an event of the stream is longer than {MAX_EVENT} bytes")]
-pub(crate) struct TooLong;
+pub struct TooLong;
 
 /// Takes bytes as they come and gives the events that are complete.
 #[derive(Debug, Default)]
-pub(crate) struct SseParser {
+pub struct SseParser {
     line: Vec<u8>,
     /// The last byte was a carriage return: a line feed right after it belongs to it.
     after_return: bool,
@@ -28,7 +30,7 @@ pub(crate) struct SseParser {
 
 impl SseParser {
     /// Reads `bytes`, which may end anywhere, and pushes finished events to `events`.
-    pub(crate) fn feed(&mut self, bytes: &[u8], events: &mut Vec<SseEvent>) -> Result<(), TooLong> {
+    pub fn feed(&mut self, bytes: &[u8], events: &mut Vec<SseEvent>) -> Result<(), TooLong> {
         for &byte in bytes {
             let ends_return = std::mem::replace(&mut self.after_return, byte == b'\r');
             match byte {

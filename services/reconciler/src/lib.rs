@@ -11,6 +11,8 @@ mod metrics;
 mod pass;
 mod sweep;
 
+use std::sync::Arc;
+
 use berth_backbone::Backbone;
 use berth_bus::event::Sleeper;
 use berth_bus::subjects::Stream;
@@ -38,7 +40,7 @@ pub async fn run(ctx: Context<Config>) -> anyhow::Result<()> {
     };
     let stop = ctx.shutdown.clone();
     ctx.spawn("wakeups", async move {
-        let handle = async |delivery: &Delivery| wake(&reconciler, delivery).await;
+        let handle = |delivery: Arc<Delivery>| wake(reconciler.clone(), delivery);
         backbone.consume(&consumer, stop, handle).await;
     });
     ctx.drain().await
@@ -46,7 +48,7 @@ pub async fn run(ctx: Context<Config>) -> anyhow::Result<()> {
 
 /// One hint: look at this preset now.
 #[tracing::instrument(name = "reconcile.wakeup", skip_all, fields(preset.id = delivery.key()))]
-async fn wake(reconciler: &Reconciler, delivery: &Delivery) -> Result<(), HandlerError> {
+async fn wake(reconciler: Reconciler, delivery: Arc<Delivery>) -> Result<(), HandlerError> {
     let headers = delivery.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     berth_bus::trace::link(headers);
     let preset: PresetId =

@@ -31,7 +31,7 @@ async fn sweep(reconciler: &Reconciler, stop: &CancellationToken) -> anyhow::Res
     let presets = pool::list_due(&reconciler.backbone.db, BATCH).await?;
     futures_util::stream::iter(presets)
         .take_until(stop.cancelled())
-        .for_each_concurrent(reconciler.concurrency, async |preset| {
+        .for_each_concurrent(reconciler.concurrency, |preset| async move {
             // One preset's error never stops another's.
             if let Err(error) = reconciler.reconcile(preset).await {
                 tracing::warn!(error = format!("{error:#}"), preset.id = %preset, "preset not reconciled");
