@@ -1,0 +1,11 @@
+//! What the end of a workspace build changes: all of it in the caller's one transaction.
+
+mod effect;
+mod insert;
+
+pub use effect::{
+    Facts, carry_costs, count_claim_builds, mark_attempts, mark_pools, mark_workspaces, quota,
+    set_cost,
+};
+pub use insert::{NewAgent, NewApp, NewResource, NewScript, Owner};
+pub use insert::{insert_agents, insert_apps, insert_resources, insert_scripts, retire_agents};

@@ -1,0 +1,311 @@
+//! Workspace, pool, claim attempt and quota of builds that ended.
+
+use berth_domain::id::{
+    BuildId, JobId, OrganizationId, PresetId, TemplateId, UserId, VersionId, WorkspaceId,
+};
+use berth_domain::quota::Quota;
+use berth_domain::state::{BuildStage, JobErrorCode, JobStatus, Transition};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::{DbError, Executor, at};
+
+/// A build whose job changed, and what tells of it.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Its job.
+    pub job_id: JobId,
+    /// Where the job stands.
+    pub job_status: JobStatus,
+    /// Whose fault, if it failed.
+    pub error_code: Option<JobErrorCode>,
+    /// Why, if it failed.
+    pub error: String,
+    /// The build.
+    pub build_id: BuildId,
+    /// Its number.
+    pub build_number: i32,
+    /// What it does.
+    pub transition: Transition,
+    /// What it is in the life of a prebuild.
+    pub stage: BuildStage,
+    /// Its version.
+    pub version_id: VersionId,
+    /// The preset its parameters came from.
+    pub preset_id: Option<PresetId>,
+    /// Who asked for it.
+    pub initiator_id: UserId,
+    /// The workspace.
+    pub workspace_id: WorkspaceId,
+    /// Its name.
+    pub workspace_name: String,
+    /// Its owner.
+    pub owner_id: UserId,
+    /// Its organization.
+    pub organization_id: OrganizationId,
+    /// Its template.
+    pub template_id: TemplateId,
+    /// The pool it is in, while it is a prebuild.
+    pub pool_preset_id: Option<PresetId>,
+    /// Its revision from now on.
+    pub revision: i64,
+}
+
+/// Brings the workspaces of the jobs' builds to what their jobs say: revision, pool state, deletion.
+/// Jobs that run no build are left out of the answer. Called after agents were inserted: a prebuild
+/// that started without agents is ready at once.
+#[tracing::instrument(name = "db.completion.mark_workspaces", skip_all, fields(jobs = jobs.len()), err)]
+pub async fn mark_workspaces(
+    db: impl Executor<'_>,
+    jobs: &[JobId],
+    now: Timestamp,
+) -> Result<Vec<Facts>, DbError> {
+    let jobs: Vec<Uuid> = jobs.iter().map(|it| it.0).collect();
+    let rows = sqlx::query!(
+        r#"
+        with ended as (
+            select j.id as job_id, j.status, j.error_code, j.error, b.id as build_id,
+                   b.workspace_id, b.build_number, b.transition, b.stage,
+                   b.template_version_id, b.preset_id, b.initiator_id,
+                   exists (
+                       select from workspace_agents a where a.build_id = b.id and a.parent_id is null
+                   ) as has_agents
+            from provisioner_jobs j
+            join workspace_builds b on b.job_id = j.id
+            where j.id = any($1)
+        )
+        update workspaces w
+        set revision = w.revision + 1, updated_at = $2,
+            deleted = w.deleted or (e.status = 'succeeded' and e.transition = 'delete'),
+            pool_state = case
+                when w.pool_state is null or w.latest_build_id <> e.build_id then w.pool_state
+                when e.status = 'pending' or e.status = 'running' or e.status = 'canceling'
+                    then w.pool_state
+                when e.status = 'succeeded' and e.transition = 'start'
+                    then case when e.has_agents then 'unready' else 'ready' end
+                when e.status = 'succeeded' and e.transition = 'stop' then 'stopped'
+                when e.status = 'succeeded' then w.pool_state
+                when e.transition = 'delete' then 'failed_delete'
+                else 'failed'
+            end,
+            pool_ready_at = case
+                when w.pool_state is null or w.latest_build_id <> e.build_id then w.pool_ready_at
+                when e.status = 'succeeded' and e.transition = 'start' and not e.has_agents then $2
+                when e.status = 'succeeded' and e.transition = 'start' then null
+                else w.pool_ready_at
+            end
+        from ended e
+        where w.id = e.workspace_id
+        returning e.job_id, e.status as "status!", e.error_code, e.error, e.build_id, e.build_number,
+                  e.transition, e.stage, e.template_version_id, e.preset_id, e.initiator_id,
+                  w.id as workspace_id, w.name, w.owner_id, w.organization_id, w.template_id,
+                  w.pool_preset_id, w.revision"#,
+        &jobs,
+        at(now)
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(Facts {
+                job_id: JobId(row.job_id),
+                job_status: row.status.parse()?,
+                error_code: row.error_code.map(|it| it.parse()).transpose()?,
+                error: row.error,
+                build_id: BuildId(row.build_id),
+                build_number: row.build_number,
+                transition: row.transition.parse()?,
+                stage: row.stage.parse()?,
+                version_id: VersionId(row.template_version_id),
+                preset_id: row.preset_id.map(PresetId),
+                initiator_id: UserId(row.initiator_id),
+                workspace_id: WorkspaceId(row.workspace_id),
+                workspace_name: row.name,
+                owner_id: UserId(row.owner_id),
+                organization_id: OrganizationId(row.organization_id),
+                template_id: TemplateId(row.template_id),
+                pool_preset_id: row.pool_preset_id.map(PresetId),
+                revision: row.revision,
+            })
+        })
+        .collect()
+}
+
+/// Counts the ends of prebuild builds in their pools and marks the pools to be looked at. Only a
+/// failure that the template caused counts against a pool.
+#[tracing::instrument(name = "db.completion.mark_pools", skip_all, fields(jobs = jobs.len()), err)]
+pub async fn mark_pools(
+    db: impl Executor<'_>,
+    jobs: &[JobId],
+    now: Timestamp,
+) -> Result<(), DbError> {
+    let jobs: Vec<Uuid> = jobs.iter().map(|it| it.0).collect();
+    sqlx::query!(
+        r#"
+        with ended as (
+            select w.pool_preset_id as preset_id,
+                   count(*) filter (where b.transition = 'start' and j.status = 'succeeded') as made,
+                   count(*) filter (where b.transition = 'start' and j.status = 'failed') as failed,
+                   count(*) filter (
+                       where b.transition = 'start' and j.status = 'failed' and j.error_code = 'template'
+                   ) as own
+            from provisioner_jobs j
+            join workspace_builds b on b.job_id = j.id and b.stage = 'prebuild'
+            join workspaces w on w.id = b.workspace_id
+            where j.id = any($1) and w.pool_preset_id is not null
+            group by w.pool_preset_id
+        )
+        update prebuild_pools p
+        set created_total = p.created_total + e.made,
+            failed_total = p.failed_total + e.failed,
+            consecutive_failures =
+                case when e.made > 0 then 0 else p.consecutive_failures + e.own::int end,
+            last_failure_at = case when e.own > 0 then $2 else p.last_failure_at end,
+            dirty_at = $2
+        from ended e where p.preset_id = e.preset_id"#,
+        &jobs,
+        at(now)
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Records in the claim attempts how the builds that followed them ended. A second claim build of a
+/// workspace speaks for the same attempt.
+#[tracing::instrument(name = "db.completion.mark_attempts", skip_all, fields(jobs = jobs.len()), err)]
+pub async fn mark_attempts(db: impl Executor<'_>, jobs: &[JobId]) -> Result<(), DbError> {
+    let jobs: Vec<Uuid> = jobs.iter().map(|it| it.0).collect();
+    sqlx::query!(
+        "
+        update claim_attempts a set build_status = j.status
+        from workspace_builds b join provisioner_jobs j on j.id = b.job_id
+        where b.job_id = any($1) and a.workspace_id = b.workspace_id
+          and (a.build_id = b.id or (a.outcome = 'hit' and b.stage = 'claim'))",
+        &jobs
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// How many claim builds a workspace has had.
+#[tracing::instrument(name = "db.completion.count_claim_builds", skip_all, fields(workspace.id = %workspace), err)]
+pub async fn count_claim_builds(
+    db: impl Executor<'_>,
+    workspace: WorkspaceId,
+) -> Result<i64, DbError> {
+    let count = sqlx::query_scalar!(
+        r#"
+        select count(*) as "count!" from workspace_builds
+        where workspace_id = $1 and stage = 'claim'"#,
+        workspace.0
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(count)
+}
+
+/// Sets what a build costs a day, and the deadline of a started workspace that has a time to live.
+#[tracing::instrument(name = "db.completion.set_cost", skip_all, fields(build.id = %build), err)]
+pub async fn set_cost(
+    db: impl Executor<'_>,
+    build: BuildId,
+    daily_cost: i32,
+    now: Timestamp,
+) -> Result<(), DbError> {
+    sqlx::query!(
+        "
+        update workspace_builds b
+        set daily_cost = $2, updated_at = $3::timestamptz,
+            deadline = case
+                when b.transition = 'start' and w.pool_preset_id is null and w.ttl_ms > 0
+                then $3::timestamptz + w.ttl_ms * interval '1 millisecond'
+            end
+        from workspaces w
+        where b.id = $1 and w.id = b.workspace_id",
+        build.0,
+        daily_cost,
+        at(now)
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Gives failed builds the cost of the build before, where they never began to apply: what they did
+/// not replace still runs.
+#[tracing::instrument(name = "db.completion.carry_costs", skip_all, fields(jobs = jobs.len()), err)]
+pub async fn carry_costs(db: impl Executor<'_>, jobs: &[JobId]) -> Result<(), DbError> {
+    let jobs: Vec<Uuid> = jobs.iter().map(|it| it.0).collect();
+    sqlx::query!(
+        "
+        update workspace_builds b
+        set daily_cost = case when j.apply_started then greatest(b.daily_cost, p.daily_cost) else p.daily_cost end
+        from workspace_builds p, provisioner_jobs j
+        where b.job_id = any($1) and j.id = b.job_id
+          and p.workspace_id = b.workspace_id and p.build_number = b.build_number - 1",
+        &jobs
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// What the owner of a job's workspace may spend and spends elsewhere, and what the workspace's build
+/// before this one cost. Waits for others who ask for the same owner in the same organization, until
+/// the transaction ends. `None`: the job runs no build.
+#[tracing::instrument(name = "db.completion.quota", skip_all, fields(job.id = %job), err)]
+pub async fn quota(
+    db: &mut crate::Connection,
+    job: JobId,
+) -> Result<Option<(BuildId, Quota, i64)>, DbError> {
+    let found = sqlx::query!(
+        r#"
+        select b.id, b.workspace_id, b.build_number, w.owner_id, w.organization_id,
+               pg_advisory_xact_lock(
+                   hashtextextended(w.owner_id::text || w.organization_id::text, 0)
+               )::text as locked
+        from workspace_builds b join workspaces w on w.id = b.workspace_id
+        where b.job_id = $1"#,
+        job.0
+    )
+    .fetch_optional(&mut *db)
+    .await?;
+    let Some(build) = found else { return Ok(None) };
+    // A statement of its own: it sees what others committed while this one waited for the lock.
+    let row = sqlx::query!(
+        r#"
+        select
+            coalesce((
+                select sum(g.quota_allowance) from groups g
+                where g.organization_id = $2
+                  and (
+                      (g.id = g.organization_id and exists (
+                          select from organization_members m
+                          where m.organization_id = $2 and m.user_id = $1
+                      ))
+                      or exists (
+                          select from group_members gm where gm.group_id = g.id and gm.user_id = $1
+                      )
+                  )
+            ), 0)::bigint as "budget!",
+            coalesce((
+                select sum(b.daily_cost)
+                from workspaces w join workspace_builds b on b.id = w.latest_build_id
+                where w.owner_id = $1 and w.organization_id = $2 and not w.deleted and w.id <> $3
+            ), 0)::bigint as "consumed!",
+            coalesce((
+                select p.daily_cost from workspace_builds p
+                where p.workspace_id = $3 and p.build_number = $4 - 1
+            ), 0)::bigint as "previous!""#,
+        build.owner_id,
+        build.organization_id,
+        build.workspace_id,
+        build.build_number
+    )
+    .fetch_one(db)
+    .await?;
+    let quota = Quota { budget: row.budget, consumed: row.consumed };
+    Ok(Some((BuildId(build.id), quota, row.previous)))
+}

@@ -1,0 +1,236 @@
+//! Provisioner daemons, as they registered.
+
+use berth_domain::build::Tags;
+use berth_domain::id::{DaemonId, OrganizationId, PresetId, ProvisionerKeyId};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::{DbError, Executor, at, maybe_time};
+
+/// A daemon that registers.
+#[derive(Debug, Clone)]
+pub struct NewDaemon<'a> {
+    /// Its id, unless one of that name is known already.
+    pub id: DaemonId,
+    /// Whose it is.
+    pub organization_id: OrganizationId,
+    /// The key it entered with.
+    pub key_id: ProvisionerKeyId,
+    /// Unique in the organization.
+    pub name: &'a str,
+    /// Version of its binary.
+    pub version: &'a str,
+    /// Version of the protocol it speaks.
+    pub api_version: &'a str,
+    /// The tools it drives.
+    pub provisioners: &'a [String],
+    /// Normalised tags.
+    pub tags: &'a Tags,
+    /// Jobs it runs at once.
+    pub capacity: i32,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// A daemon as it registered last.
+#[derive(Debug, Clone)]
+pub struct Daemon {
+    /// Its id.
+    pub id: DaemonId,
+    /// Whose it is.
+    pub organization_id: OrganizationId,
+    /// The key it entered with.
+    pub key_id: Option<ProvisionerKeyId>,
+    /// Its name.
+    pub name: String,
+    /// Version of its binary.
+    pub version: String,
+    /// Version of the protocol it speaks.
+    pub api_version: String,
+    /// The tools it drives.
+    pub provisioners: Vec<String>,
+    /// Normalised tags.
+    pub tags: Tags,
+    /// Jobs it runs at once.
+    pub capacity: i32,
+    /// When it first registered.
+    pub created_at: Timestamp,
+    /// When it was last heard of, to the minute.
+    pub last_seen_at: Timestamp,
+    /// When it left; `None` while it is registered.
+    pub disconnected_at: Option<Timestamp>,
+}
+
+/// Registers a daemon: a new row, or the one of its name brought up to date. Gives the row's id.
+#[tracing::instrument(name = "db.daemon.upsert", skip_all, fields(daemon.name = new.name), err)]
+pub async fn upsert(db: impl Executor<'_>, new: &NewDaemon<'_>) -> Result<DaemonId, DbError> {
+    let id = sqlx::query_scalar!(
+        "
+        insert into provisioner_daemons (
+            id, organization_id, key_id, name, version, api_version, provisioners, tags, capacity,
+            created_at, last_seen_at
+        )
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)
+        on conflict (organization_id, name) do update
+        set key_id = excluded.key_id, version = excluded.version,
+            api_version = excluded.api_version, provisioners = excluded.provisioners,
+            tags = excluded.tags, capacity = excluded.capacity,
+            last_seen_at = excluded.last_seen_at, disconnected_at = null
+        returning id",
+        new.id.0,
+        new.organization_id.0,
+        new.key_id.0,
+        new.name,
+        new.version,
+        new.api_version,
+        new.provisioners,
+        serde_json::json!(new.tags),
+        new.capacity,
+        at(new.now)
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(DaemonId(id))
+}
+
+/// A daemon of an organization.
+#[tracing::instrument(name = "db.daemon.find", level = "debug", skip_all, fields(daemon.id = %id), err)]
+pub async fn find(
+    db: impl Executor<'_>,
+    organization: OrganizationId,
+    id: DaemonId,
+) -> Result<Option<Daemon>, DbError> {
+    let row = sqlx::query_as!(
+        Row,
+        "
+        select id, organization_id, key_id, name, version, api_version, provisioners, tags,
+               capacity, created_at, last_seen_at, disconnected_at
+        from provisioner_daemons where organization_id = $1 and id = $2",
+        organization.0,
+        id.0
+    )
+    .fetch_optional(db)
+    .await?;
+    row.map(Daemon::try_from).transpose()
+}
+
+/// The daemons of an organization, by name.
+#[tracing::instrument(name = "db.daemon.list", skip_all, err)]
+pub async fn list(
+    db: impl Executor<'_>,
+    organization: OrganizationId,
+) -> Result<Vec<Daemon>, DbError> {
+    let rows = sqlx::query_as!(
+        Row,
+        "
+        select id, organization_id, key_id, name, version, api_version, provisioners, tags,
+               capacity, created_at, last_seen_at, disconnected_at
+        from provisioner_daemons where organization_id = $1 order by name",
+        organization.0
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter().map(Daemon::try_from).collect()
+}
+
+/// Says that a daemon was heard of. `false`: it left, or registered anew elsewhere since `seen`.
+#[tracing::instrument(name = "db.daemon.mark_seen", level = "debug", skip_all, fields(daemon.id = %id), err)]
+pub async fn mark_seen(
+    db: impl Executor<'_>,
+    id: DaemonId,
+    seen: Timestamp,
+    now: Timestamp,
+) -> Result<bool, DbError> {
+    let done = sqlx::query!(
+        "
+        update provisioner_daemons set last_seen_at = $3
+        where id = $1 and last_seen_at = $2 and disconnected_at is null",
+        id.0,
+        at(seen),
+        at(now)
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Says that a daemon left, unless it registered anew since `seen`.
+#[tracing::instrument(name = "db.daemon.mark_gone", skip_all, fields(daemon.id = %id), err)]
+pub async fn mark_gone(
+    db: impl Executor<'_>,
+    id: DaemonId,
+    seen: Timestamp,
+    now: Timestamp,
+) -> Result<bool, DbError> {
+    let done = sqlx::query!(
+        "
+        update provisioner_daemons set last_seen_at = $3, disconnected_at = $3
+        where id = $1 and last_seen_at = $2 and disconnected_at is null",
+        id.0,
+        at(seen),
+        at(now)
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Marks the organization's pools of active versions to be looked at, because the number of live
+/// daemons changed, and tells which they are.
+#[tracing::instrument(name = "db.daemon.mark_pools_dirty", skip_all, err)]
+pub async fn mark_pools_dirty(
+    db: impl Executor<'_>,
+    organization: OrganizationId,
+    now: Timestamp,
+) -> Result<Vec<PresetId>, DbError> {
+    let rows = sqlx::query_scalar!(
+        "
+        update prebuild_pools p set dirty_at = $2
+        from templates t
+        where p.organization_id = $1 and t.id = p.template_id and not t.deleted
+          and t.active_version_id = p.template_version_id
+        returning p.preset_id",
+        organization.0,
+        at(now)
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(PresetId).collect())
+}
+
+struct Row {
+    id: Uuid,
+    organization_id: Uuid,
+    key_id: Option<Uuid>,
+    name: String,
+    version: String,
+    api_version: String,
+    provisioners: Vec<String>,
+    tags: serde_json::Value,
+    capacity: i32,
+    created_at: jiff_sqlx::Timestamp,
+    last_seen_at: jiff_sqlx::Timestamp,
+    disconnected_at: Option<jiff_sqlx::Timestamp>,
+}
+
+impl TryFrom<Row> for Daemon {
+    type Error = DbError;
+
+    fn try_from(row: Row) -> Result<Self, DbError> {
+        Ok(Self {
+            id: DaemonId(row.id),
+            organization_id: OrganizationId(row.organization_id),
+            key_id: row.key_id.map(ProvisionerKeyId),
+            name: row.name,
+            version: row.version,
+            api_version: row.api_version,
+            provisioners: row.provisioners,
+            tags: serde_json::from_value(row.tags)
+                .map_err(|source| DbError::Json { what: "provisioner_daemons.tags", source })?,
+            capacity: row.capacity,
+            created_at: row.created_at.to_jiff(),
+            last_seen_at: row.last_seen_at.to_jiff(),
+            disconnected_at: maybe_time(row.disconnected_at),
+        })
+    }
+}

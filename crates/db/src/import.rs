@@ -1,0 +1,307 @@
+//! What an import found in a template version, and the files that jobs move.
+
+use berth_domain::id::{FileId, JobId, OrganizationId, PresetId, UserId, VersionId};
+use berth_domain::parameter::Parameter;
+use berth_domain::preset::Preset;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{DbError, Executor, at};
+
+/// A variable that a template declares.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct TemplateVariable {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// Its type, as the tool spells it.
+    pub r#type: String,
+    /// Its value where none is given.
+    pub default_value: String,
+    /// Has no default.
+    pub required: bool,
+    /// Not to be shown.
+    pub sensitive: bool,
+}
+
+/// A file to be stored.
+#[derive(Debug, Clone)]
+pub struct NewFile<'a> {
+    /// Its id, unless the same content is stored already.
+    pub id: FileId,
+    /// Whose it is.
+    pub organization_id: OrganizationId,
+    /// Lower-case hexadecimal SHA-256.
+    pub hash: &'a str,
+    /// `modules` or `archive`.
+    pub kind: &'a str,
+    /// Who it belongs to.
+    pub created_by: UserId,
+    /// The content.
+    pub data: &'a [u8],
+    /// When.
+    pub now: Timestamp,
+}
+
+/// Stores the parameters of a version.
+#[tracing::instrument(name = "db.import.insert_parameters", skip_all, fields(version.id = %version, rows = rows.len()), err)]
+pub async fn insert_parameters(
+    db: impl Executor<'_>,
+    version: VersionId,
+    rows: &[Parameter],
+) -> Result<(), DbError> {
+    let rows: Vec<Value> = rows
+        .iter()
+        .map(|it| {
+            json!({
+                "name": it.name, "display_name": it.display_name, "description": it.description,
+                "type": it.kind, "form_type": it.form_type, "mutable": it.mutable,
+                "default_value": it.default_value, "required": it.required,
+                "ephemeral": it.ephemeral, "icon": it.icon, "options": it.options,
+                "validation_regex": it.validation.regex.as_deref().unwrap_or_default(),
+                "validation_error": it.validation.error,
+                "validation_min": it.validation.min, "validation_max": it.validation.max,
+                "validation_monotonic":
+                    it.validation.monotonic.map(berth_domain::parameter::Monotonic::as_str).unwrap_or_default(),
+                "display_order": it.order,
+            })
+        })
+        .collect();
+    sqlx::query!(
+        "
+        insert into template_version_parameters (
+            template_version_id, name, display_name, description, type, form_type, mutable,
+            default_value, required, ephemeral, icon, options, validation_regex, validation_error,
+            validation_min, validation_max, validation_monotonic, display_order
+        )
+        select $1, r.name, r.display_name, r.description, r.type, r.form_type, r.mutable,
+               r.default_value, r.required, r.ephemeral, r.icon, r.options, r.validation_regex,
+               r.validation_error, r.validation_min, r.validation_max, r.validation_monotonic,
+               r.display_order
+        from jsonb_to_recordset($2) as r (
+            name text, display_name text, description text, type text, form_type text,
+            mutable boolean, default_value text, required boolean, ephemeral boolean, icon text,
+            options jsonb, validation_regex text, validation_error text, validation_min bigint,
+            validation_max bigint, validation_monotonic text, display_order integer
+        )",
+        version.0,
+        Value::Array(rows)
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Stores the presets of a version with their values and schedules, and a pool for each that has a
+/// prebuild configuration. Gives the presets that are pools.
+#[tracing::instrument(name = "db.import.insert_presets", skip_all, fields(version.id = %version, rows = presets.len()), err)]
+pub async fn insert_presets(
+    db: impl Executor<'_>,
+    version: VersionId,
+    presets: &[Preset],
+    now: Timestamp,
+) -> Result<Vec<PresetId>, DbError> {
+    let rows: Vec<Value> = presets
+        .iter()
+        .map(|preset| {
+            let (spec, pool) = (&preset.spec, preset.spec.prebuilds.as_ref());
+            json!({
+                "id": preset.id, "name": spec.name, "description": spec.description,
+                "icon": spec.icon, "is_default": spec.is_default, "parameters": spec.parameters,
+                "desired_instances": pool.map(|it| it.instances),
+                "ttl_seconds": pool.map_or(0, |it| it.ttl_seconds),
+                "scheduling_timezone": pool.map(|it| it.timezone.as_str()).unwrap_or_default(),
+                "schedules": pool.map(|it| it.schedules.as_slice()).unwrap_or_default(),
+            })
+        })
+        .collect();
+    let pools: Vec<Uuid> = sqlx::query_scalar!(
+        "
+        with preset as (
+            select * from jsonb_to_recordset($2) as r (
+                id uuid, name text, description text, icon text, is_default boolean,
+                parameters jsonb, desired_instances integer, ttl_seconds bigint,
+                scheduling_timezone text, schedules jsonb
+            )
+        ), inserted as (
+            insert into template_version_presets (
+                id, template_version_id, name, description, icon, is_default, desired_instances,
+                ttl_seconds, scheduling_timezone, created_at
+            )
+            select id, $1, name, description, icon, is_default, desired_instances, ttl_seconds,
+                   scheduling_timezone, $3
+            from preset
+        ), valued as (
+            insert into template_version_preset_parameters (preset_id, name, value)
+            select p.id, v.key, v.value from preset p, jsonb_each_text(p.parameters) v
+        ), scheduled as (
+            insert into template_version_preset_schedules (preset_id, position, cron, desired_instances)
+            select p.id, s.place::int, s.schedule ->> 'cron', (s.schedule ->> 'instances')::int
+            from preset p, jsonb_array_elements(p.schedules) with ordinality as s (schedule, place)
+        )
+        insert into prebuild_pools (preset_id, template_version_id, template_id, organization_id, dirty_at)
+        select p.id, v.id, v.template_id, v.organization_id, $3
+        from preset p, template_versions v
+        where v.id = $1 and p.desired_instances is not null
+        returning preset_id",
+        version.0,
+        Value::Array(rows),
+        at(now)
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(pools.into_iter().map(PresetId).collect())
+}
+
+/// Points a version at its cached modules.
+#[tracing::instrument(name = "db.import.set_modules", skip_all, fields(version.id = %version), err)]
+pub async fn set_modules(
+    db: impl Executor<'_>,
+    version: VersionId,
+    file: FileId,
+    now: Timestamp,
+) -> Result<(), DbError> {
+    sqlx::query!(
+        "update template_versions set modules_file_id = $2, updated_at = $3 where id = $1",
+        version.0,
+        file.0,
+        at(now)
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Stores the README of a version.
+#[tracing::instrument(name = "db.import.set_readme", skip_all, fields(version.id = %version), err)]
+pub async fn set_readme(
+    db: impl Executor<'_>,
+    version: VersionId,
+    readme: &str,
+    now: Timestamp,
+) -> Result<(), DbError> {
+    sqlx::query!(
+        "update template_versions set readme = $2, updated_at = $3 where id = $1",
+        version.0,
+        readme,
+        at(now)
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Stores the variables that a version declares. A value that was given with the version stays; any
+/// other has its default.
+#[tracing::instrument(name = "db.import.put_variables", skip_all, fields(version.id = %version, rows = rows.len()), err)]
+pub async fn put_variables(
+    db: impl Executor<'_>,
+    version: VersionId,
+    rows: &[TemplateVariable],
+) -> Result<(), DbError> {
+    sqlx::query!(
+        "
+        insert into template_version_variables (
+            template_version_id, name, description, type, default_value, value, required, sensitive
+        )
+        select $1, r.name, r.description, r.type, r.default_value, r.default_value, r.required,
+               r.sensitive
+        from jsonb_to_recordset($2) as r (
+            name text, description text, type text, default_value text, required boolean,
+            sensitive boolean
+        )
+        on conflict on constraint template_version_variables_pkey do update
+        set description = excluded.description, type = excluded.type,
+            default_value = excluded.default_value, required = excluded.required,
+            sensitive = excluded.sensitive",
+        version.0,
+        json!(rows)
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Stores a file that a daemon sent, once per content. Gives the stored one's id.
+#[tracing::instrument(name = "db.import.insert_file", skip_all, fields(bytes = new.data.len()), err)]
+pub async fn insert_file(db: impl Executor<'_>, new: &NewFile<'_>) -> Result<FileId, DbError> {
+    let id = sqlx::query_scalar!(
+        "
+        insert into files (id, organization_id, hash, kind, mimetype, created_by, created_at, data)
+        values ($1, $2, $3, $4, 'application/x-tar', $5, $6, $7)
+        on conflict (created_by, hash, kind) do update set organization_id = excluded.organization_id
+        returning id",
+        new.id.0,
+        new.organization_id.0,
+        new.hash,
+        new.kind,
+        new.created_by.0,
+        at(new.now),
+        new.data
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(FileId(id))
+}
+
+/// Kind, SHA-256 in hexadecimal and size of a file that jobs or versions of the organization use;
+/// `None` for any other, whether it exists or not.
+#[tracing::instrument(name = "db.import.find_used_file", skip_all, fields(file.id = %file), err)]
+pub async fn find_used_file(
+    db: impl Executor<'_>,
+    organization: OrganizationId,
+    file: FileId,
+) -> Result<Option<(String, String, i64)>, DbError> {
+    let row = sqlx::query!(
+        r#"
+        select f.kind, f.hash, octet_length(f.data)::bigint as "size!"
+        from files f
+        where f.id = $2 and (
+            exists (
+                select from provisioner_jobs j where j.file_id = $2 and j.organization_id = $1
+            )
+            or exists (
+                select from template_versions v
+                where v.modules_file_id = $2 and v.organization_id = $1
+            )
+        )"#,
+        organization.0,
+        file.0
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(|row| (row.kind, row.hash, row.size)))
+}
+
+/// A piece of a file: `len` bytes from the byte `from`, counted from 0.
+#[tracing::instrument(name = "db.import.read_piece", level = "debug", skip_all, fields(file.id = %file), err)]
+pub async fn read_piece(
+    db: impl Executor<'_>,
+    file: FileId,
+    from: i32,
+    len: i32,
+) -> Result<Option<Vec<u8>>, DbError> {
+    let piece = sqlx::query_scalar!(
+        r#"select substring(data from $2 + 1 for $3) as "piece!" from files where id = $1"#,
+        file.0,
+        from,
+        len
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(piece)
+}
+
+/// The version that an import or dry run job is about.
+#[tracing::instrument(name = "db.import.find_version", level = "debug", skip_all, fields(job.id = %job), err)]
+pub async fn find_version(
+    db: impl Executor<'_>,
+    job: JobId,
+) -> Result<Option<VersionId>, DbError> {
+    let id = sqlx::query_scalar!("select id from template_versions where job_id = $1", job.0)
+        .fetch_optional(db)
+        .await?;
+    Ok(id.map(VersionId))
+}

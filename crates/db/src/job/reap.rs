@@ -1,0 +1,108 @@
+//! What becomes of jobs that nobody runs any more. Set-based: any number of them costs one
+//! statement.
+
+use berth_domain::id::{JobId, OrganizationId};
+use berth_domain::state::ProvisionerType;
+use jiff::Timestamp;
+
+use crate::{DbError, Executor, at};
+
+/// A job that was put back into the queue.
+#[derive(Debug, Clone)]
+pub struct Lost {
+    /// The job.
+    pub id: JobId,
+    /// Whose daemons may run it.
+    pub organization_id: OrganizationId,
+    /// The tool it needs.
+    pub provisioner: ProvisionerType,
+}
+
+/// Puts jobs back whose lease ended before apply began, each once.
+#[tracing::instrument(name = "db.job.requeue_lost", level = "debug", skip_all, err)]
+pub async fn requeue_lost(db: impl Executor<'_>) -> Result<Vec<Lost>, DbError> {
+    let rows = sqlx::query!(
+        "
+        with lost as (
+            select id from provisioner_jobs
+            where started_at is not null and completed_at is null and canceled_at is null
+              and lease_expires_at < now() and not apply_started and attempts < 2
+            for update skip locked
+        )
+        update provisioner_jobs j
+        set started_at = null, worker_id = null, lease_token = null, lease_expires_at = null,
+            updated_at = now()
+        from lost where j.id = lost.id
+        returning j.id, j.organization_id, j.provisioner"
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(Lost {
+                id: JobId(row.id),
+                organization_id: OrganizationId(row.organization_id),
+                provisioner: row.provisioner.parse()?,
+            })
+        })
+        .collect()
+}
+
+/// Ends jobs whose lease ended and that are not to be run again. Gives those in which apply had
+/// begun apart, second: their resources may exist.
+#[tracing::instrument(name = "db.job.fail_lost", level = "debug", skip_all, err)]
+pub async fn fail_lost(
+    db: impl Executor<'_>,
+    now: Timestamp,
+) -> Result<(Vec<JobId>, Vec<JobId>), DbError> {
+    let rows = sqlx::query!(
+        "
+        with lost as (
+            select id from provisioner_jobs
+            where started_at is not null and completed_at is null and lease_expires_at < now()
+              and (apply_started or attempts >= 2 or canceled_at is not null)
+            for update skip locked
+        )
+        update provisioner_jobs j
+        set completed_at = $1, updated_at = $1, lease_expires_at = null,
+            error = 'the provisioner daemon was lost: it did not renew its lease in time',
+            error_code = case when j.canceled_at is null then 'infrastructure' else 'canceled' end
+        from lost where j.id = lost.id
+        returning j.id, j.apply_started",
+        at(now)
+    )
+    .fetch_all(db)
+    .await?;
+    let (applied, planned): (Vec<_>, Vec<_>) =
+        rows.into_iter().map(|row| (JobId(row.id), row.apply_started)).partition(|(_, applied)| *applied);
+    let ids = |rows: Vec<(JobId, bool)>| rows.into_iter().map(|(id, _)| id).collect();
+    Ok((ids(planned), ids(applied)))
+}
+
+/// Cancels jobs that no daemon took for `pending_seconds`.
+#[tracing::instrument(name = "db.job.cancel_unserved", level = "debug", skip_all, err)]
+pub async fn cancel_unserved(
+    db: impl Executor<'_>,
+    pending_seconds: f64,
+    now: Timestamp,
+) -> Result<Vec<JobId>, DbError> {
+    let ids = sqlx::query_scalar!(
+        "
+        with unserved as (
+            select id from provisioner_jobs
+            where started_at is null and completed_at is null and canceled_at is null
+              and updated_at < now() - $1::double precision * interval '1 second'
+            for update skip locked
+        )
+        update provisioner_jobs j
+        set canceled_at = $2, completed_at = $2, updated_at = $2,
+            error = 'no provisioner daemon took the job in time', error_code = 'no_provisioner'
+        from unserved where j.id = unserved.id
+        returning j.id",
+        pending_seconds,
+        at(now)
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(ids.into_iter().map(JobId).collect())
+}

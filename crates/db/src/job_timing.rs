@@ -1,0 +1,57 @@
+//! How long the actions of a job took.
+
+use berth_domain::id::JobId;
+use jiff::Timestamp;
+
+use crate::{DbError, Executor, at};
+
+/// One action.
+#[derive(Debug, Clone)]
+pub struct Timing {
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Timestamp,
+    /// `init`, `plan`, `apply` or `graph`.
+    pub stage: &'static str,
+    /// Who did it: a Terraform provider, or the tool itself.
+    pub source: String,
+    /// What was done.
+    pub action: String,
+    /// To which resource.
+    pub resource: String,
+}
+
+/// Stores the timings of a job.
+#[tracing::instrument(name = "db.job_timing.insert", level = "debug", skip_all, fields(job.id = %job, timings = timings.len()), err)]
+pub async fn insert(
+    db: impl Executor<'_>,
+    job: JobId,
+    timings: &[Timing],
+) -> Result<(), DbError> {
+    let starts: Vec<_> = timings.iter().map(|it| at(it.started_at)).collect();
+    let ends: Vec<_> = timings.iter().map(|it| at(it.ended_at)).collect();
+    let stages: Vec<String> = timings.iter().map(|it| it.stage.to_owned()).collect();
+    let sources: Vec<String> = timings.iter().map(|it| it.source.clone()).collect();
+    let actions: Vec<String> = timings.iter().map(|it| it.action.clone()).collect();
+    let resources: Vec<String> = timings.iter().map(|it| it.resource.clone()).collect();
+    sqlx::query!(
+        "
+        insert into provisioner_job_timings (
+            job_id, started_at, ended_at, stage, source, action, resource
+        )
+        select $1, * from unnest(
+            $2::timestamptz[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[]
+        )",
+        job.0,
+        &starts,
+        &ends,
+        &stages,
+        &sources,
+        &actions,
+        &resources
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
