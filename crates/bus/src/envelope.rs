@@ -75,3 +75,6 @@ fn payload(event: &Event) -> Vec<u8> {
     };
     json.expect("events are plain data with text keys, which JSON always holds")
 }
+
+#[cfg(test)]
+mod tests;
