@@ -1,8 +1,26 @@
 //! The provisioner daemon: runs Terraform or an exec provisioner, one process group a job.
+//!
+//! [`run`] registers with a broker and takes jobs. A job (`job`) is a session of steps (`session`)
+//! that a driver carries out (`terraform`, `exec`), each of its programs in a process group of its
+//! own (`tool`), while `report` keeps the broker told and the lease alive.
 
 mod archive;
+mod client;
 mod clock;
 mod config;
+mod daemon;
+mod environment;
+mod exec;
+mod job;
+mod register;
+mod report;
+mod session;
 mod stop;
+mod terraform;
 mod tool;
+mod trace;
+mod transfer;
+mod workdir;
+
 pub use config::{Config, ProvisionerConfig};
+pub use daemon::run;

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 use crate::stop::Stop;
 
 /// Longest line that is passed on, in bytes; the rest of it follows as lines of its own.
-const MAX_LINE: u64 = 16 * 1024;
+const MAX_LINE: u64 = 1024 * 1024;
 /// Lines read and not yet taken; then the tool waits.
 const QUEUE: usize = 256;
 /// How long after the tool's end its output may stay open, as when a process that it left behind
@@ -99,19 +100,16 @@ pub(crate) async fn run(
     let (lines, mut arriving) = mpsc::channel(QUEUE);
     let stdout = child.stdout.take().expect("stdout is piped above");
     let stderr = child.stderr.take().expect("stderr is piped above");
-    let captured = match call.capture {
-        Some(limit) => tokio::spawn(capture(stdout, limit, lines.clone())),
-        None => {
-            let read = read_lines(stdout, Stream::Stdout, lines.clone());
-            tokio::spawn(async move {
-                read.await;
-                (Vec::new(), false)
-            })
+    let captured = Captured::default();
+    let reading = match call.capture {
+        Some(limit) => {
+            tokio::spawn(capture(stdout, limit, (captured.clone(), lines.clone())))
         }
+        None => tokio::spawn(read_lines(stdout, Stream::Stdout, lines.clone())),
     };
     let errors = tokio::spawn(read_lines(stderr, Stream::Stderr, lines));
     let outcome = supervise(&mut child, &mut arriving, stop, (&group, on_line)).await;
-    drop(arriving);
+    reading.abort();
     errors.abort();
     let status = outcome.map_err(wrong)?;
     if status.success() && stop.reason().is_none() {
@@ -119,12 +117,7 @@ pub(crate) async fn run(
     } else {
         group.end();
     }
-    let (stdout, truncated) = if captured.is_finished() {
-        captured.await.unwrap_or_default()
-    } else {
-        captured.abort();
-        (Vec::new(), true)
-    };
+    let (stdout, truncated) = std::mem::take(&mut *captured.lock());
     Ok(Exit { status, stdout, truncated })
 }
 
@@ -189,20 +182,32 @@ async fn read_lines(
     }
 }
 
+/// What was read of stdout so far, and whether there was more than is kept. Shared, so that it is
+/// there even when the stream never ends.
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<(Vec<u8>, bool)>>);
+
+impl Captured {
+    fn lock(&self) -> MutexGuard<'_, (Vec<u8>, bool)> {
+        // Nothing panics while holding it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Reads a stream to its end, keeping at most `limit` bytes. It holds `_open` so that the lines
 /// count as open until this is done.
 async fn capture(
-    stream: impl AsyncRead + Unpin + Send,
+    mut stream: impl AsyncRead + Unpin + Send,
     limit: u64,
-    _open: mpsc::Sender<(Stream, String)>,
-) -> (Vec<u8>, bool) {
-    let mut kept = Vec::new();
-    let mut limited = stream.take(limit);
-    if limited.read_to_end(&mut kept).await.is_err() {
-        return (kept, true);
+    (captured, _open): (Captured, mpsc::Sender<(Stream, String)>),
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+        let mut captured = captured.lock();
+        let room = usize::try_from(limit).unwrap_or(usize::MAX) - captured.0.len();
+        captured.0.extend_from_slice(&buffer[..read.min(room)]);
+        captured.1 |= read > room;
     }
-    let rest = tokio::io::copy(&mut limited.into_inner(), &mut tokio::io::sink()).await;
-    (kept, rest.is_ok_and(|rest| rest > 0))
 }
 
 /// A process group, killed when it is dropped before it was released.

@@ -148,8 +148,10 @@ async fn a_dropped_run_leaves_no_process() {
 #[tokio::test]
 async fn a_process_left_behind_by_a_success_neither_holds_up_the_job_nor_dies() {
     let run = Run::new();
-    let (exit, _) = run.shell("sleep 600 & echo $! > child", &Stop::new(PATIENT)).await;
+    let call = run.call("echo result; sleep 600 & echo $! > child", Some(100));
+    let exit = super::run(call, &Stop::new(PATIENT), |_, _| {}).await.unwrap();
     assert!(exit.status.success());
+    assert_eq!((&exit.stdout[..], exit.truncated), (&b"result\n"[..], false));
     let child = run.pid("child").await;
     test_kill_process(child).unwrap();
     rustix::process::kill_process(child, Signal::KILL).unwrap();

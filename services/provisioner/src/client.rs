@@ -1,0 +1,229 @@
+//! The daemon's side of the broker's gRPC API.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use berth_proto::v1::provisioner_service_client::ProvisionerServiceClient;
+use berth_proto::{KEY_HEADER, MAX_MESSAGE, v1};
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Request, Status};
+
+use crate::config::ProvisionerConfig;
+use crate::trace;
+
+/// How long a connection may take to open.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How often an idle connection is asked whether it still stands, and how long the answer may take.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+/// How long a small call may take.
+const CALL: Duration = Duration::from_secs(10);
+/// How long a result, which carries a state, may take.
+const RESULT: Duration = Duration::from_secs(60);
+/// Waits between attempts: the first, and the longest. Each is twice the one before.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// Why a call brought no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    /// The broker answered, and would answer the same again.
+    #[error("the broker refused: {}", .0.message())]
+    Refused(#[source] Status),
+    /// The broker could not be asked, or could not answer for now.
+    #[error("the broker cannot be reached: {}", .0.message())]
+    Unreachable(#[source] Status),
+}
+
+impl From<Status> for CallError {
+    fn from(status: Status) -> Self {
+        match status.code() {
+            Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::Unauthenticated => Self::Refused(status),
+            _ => Self::Unreachable(status),
+        }
+    }
+}
+
+impl CallError {
+    /// The broker refuses what was sent, not the sender: another report may be taken.
+    pub(crate) fn is_about_content(&self) -> bool {
+        let Self::Refused(status) = self else { return false };
+        matches!(status.code(), Code::InvalidArgument | Code::OutOfRange)
+    }
+}
+
+/// Waits that double up to a bound.
+#[derive(Debug)]
+pub(crate) struct Backoff(Duration);
+
+impl Backoff {
+    /// Starts with the shortest wait.
+    pub(crate) fn new() -> Self {
+        Self(BACKOFF.0)
+    }
+
+    /// Waits, longer each time, with up to a quarter of jitter so that daemons that lost one broker
+    /// do not return to it together.
+    pub(crate) async fn wait(&mut self) {
+        let jitter = u64::from(crate::clock::now().subsec_nanosecond().unsigned_abs()) % 1000;
+        let wait = self.0 + self.0 * u32::try_from(jitter).unwrap_or(0) / 4000;
+        self.0 = (self.0 * 2).min(BACKOFF.1);
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// Adds the key and the trace to every request.
+#[derive(Clone)]
+struct Identify(AsciiMetadataValue);
+
+impl Interceptor for Identify {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert(KEY_HEADER, self.0.clone());
+        trace::inject(request.metadata_mut());
+        Ok(request)
+    }
+}
+
+/// The broker as one daemon sees it. Clones share the connection, which opens when it is needed
+/// and again when it is lost.
+#[derive(Clone)]
+pub(crate) struct Client {
+    inner: ProvisionerServiceClient<InterceptedService<Channel, Identify>>,
+}
+
+impl Client {
+    /// A client for the configured broker; nothing is connected yet.
+    pub(crate) async fn new(config: &ProvisionerConfig) -> anyhow::Result<Self> {
+        let url = &config.broker_url;
+        let mut endpoint = Endpoint::from_shared(url.clone())
+            .with_context(|| format!("`provisioner.broker_url` is {url:?}, which is no address"))?
+            .connect_timeout(CONNECT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE.0)
+            .keep_alive_timeout(KEEP_ALIVE.1)
+            .keep_alive_while_idle(true);
+        if url.starts_with("https://") {
+            endpoint = endpoint.tls_config(tls(config.broker_ca_file.as_deref()).await?)?;
+        }
+        let mut key = AsciiMetadataValue::try_from(config.key.expose())
+            .ok()
+            .context("`provisioner.key` has characters that no key has")?;
+        key.set_sensitive(true);
+        let inner =
+            ProvisionerServiceClient::with_interceptor(endpoint.connect_lazy(), Identify(key))
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE);
+        Ok(Self { inner })
+    }
+
+    /// Opens the registration stream.
+    pub(crate) async fn register(
+        &self,
+        messages: impl tonic::IntoStreamingRequest<Message = v1::RegisterRequest>,
+    ) -> Result<tonic::Streaming<v1::RegisterResponse>, CallError> {
+        Ok(self.inner.clone().register(messages).await?.into_inner())
+    }
+
+    /// Asks for a job, waiting up to `wait`.
+    pub(crate) async fn acquire(
+        &self,
+        daemon_id: String,
+        wait: Duration,
+    ) -> Result<Option<v1::Job>, CallError> {
+        let wait_seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX);
+        let mut request = Request::new(v1::AcquireJobRequest { daemon_id, wait_seconds });
+        request.set_timeout(wait + CALL);
+        Ok(self.inner.clone().acquire_job(request).await?.into_inner().job)
+    }
+
+    /// Reports progress once.
+    pub(crate) async fn update(
+        &self,
+        update: v1::UpdateJobRequest,
+    ) -> Result<v1::UpdateJobResponse, CallError> {
+        let mut request = Request::new(update);
+        request.set_timeout(CALL);
+        Ok(self.inner.clone().update_job(request).await?.into_inner())
+    }
+
+    /// Asks for quota, for as long as the broker cannot be reached.
+    pub(crate) async fn commit_quota(
+        &self,
+        quota: v1::CommitQuotaRequest,
+    ) -> Result<v1::CommitQuotaResponse, CallError> {
+        self.until_answered(CALL, quota, async |mut client, request| {
+            client.commit_quota(request).await.map(tonic::Response::into_inner)
+        })
+        .await
+    }
+
+    /// Reports success until the broker answers.
+    pub(crate) async fn complete(&self, result: v1::CompleteJobRequest) -> Result<(), CallError> {
+        self.until_answered(RESULT, result, async |mut client, request| {
+            client.complete_job(request).await.map(drop)
+        })
+        .await
+    }
+
+    /// Reports failure until the broker answers.
+    pub(crate) async fn fail(&self, failure: v1::FailJobRequest) -> Result<(), CallError> {
+        self.until_answered(RESULT, failure, async |mut client, request| {
+            client.fail_job(request).await.map(drop)
+        })
+        .await
+    }
+
+    /// Opens a download.
+    pub(crate) async fn download(
+        &self,
+        file: v1::DownloadFileRequest,
+    ) -> Result<tonic::Streaming<v1::DownloadFileResponse>, CallError> {
+        Ok(self.inner.clone().download_file(file).await?.into_inner())
+    }
+
+    async fn until_answered<Q: Clone, A, F>(
+        &self,
+        timeout: Duration,
+        message: Q,
+        send: impl Fn(
+            ProvisionerServiceClient<InterceptedService<Channel, Identify>>,
+            Request<Q>,
+        ) -> F,
+    ) -> Result<A, CallError>
+    where
+        F: Future<Output = Result<A, Status>>,
+    {
+        let mut backoff = Backoff::new();
+        loop {
+            let mut request = Request::new(message.clone());
+            request.set_timeout(timeout);
+            match send(self.inner.clone(), request).await.map_err(CallError::from) {
+                Err(CallError::Unreachable(status)) => {
+                    tracing::warn!(error = %status.message(), "the broker cannot be reached; again");
+                    backoff.wait().await;
+                }
+                answered => return answered,
+            }
+        }
+    }
+}
+
+async fn tls(ca_file: Option<&Path>) -> anyhow::Result<ClientTlsConfig> {
+    let path = ca_file.context(
+        "`provisioner.broker_url` is https: name the certificate authority of the broker in \
+         `provisioner.broker_ca_file`",
+    )?;
+    let pem = tokio::fs::read(path)
+        .await
+        .with_context(|| format!("read `provisioner.broker_ca_file` {}", path.display()))?;
+    Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
+}

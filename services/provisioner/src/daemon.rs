@@ -1,0 +1,282 @@
+//! The daemon: registers, takes jobs up to its capacity, and leaves in order.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use berth_proto::v1;
+use berth_service_kit::{Context, Health, Tasks};
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::{Backoff, CallError, Client};
+use crate::config::Config;
+use crate::environment::Base;
+use crate::job::{self, Shop};
+use crate::register;
+use crate::stop::{Reason, Stop};
+use crate::terraform::Setup;
+use crate::workdir::WorkRoot;
+
+/// How long one long poll for a job lasts.
+const POLL: Duration = Duration::from_secs(30);
+
+/// The jobs that a daemon runs now, by id. Clones are one.
+#[derive(Clone, Default)]
+pub(crate) struct Running(Arc<Mutex<BTreeMap<String, Stop>>>);
+
+impl Running {
+    /// How many there are.
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(self.jobs().len()).unwrap_or(u32::MAX)
+    }
+
+    /// Asks one job to stop, if it runs here.
+    pub(crate) fn cancel(&self, job_id: &str) {
+        if let Some(stop) = self.jobs().get(job_id) {
+            stop.ask(Reason::Canceled);
+        }
+    }
+
+    fn stop_all(&self, how: impl Fn(&Stop)) {
+        self.jobs().values().for_each(how);
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, BTreeMap<String, Stop>> {
+        // Nothing panics while holding it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs the provisioner daemon until shutdown.
+///
+/// On shutdown it takes no new jobs. Those in hand go on for half of `process.grace`, are then
+/// cancelled, and killed after three quarters; what is left is for their reports.
+///
+/// # Errors
+/// When the configuration cannot be used, another daemon holds the work directory, or the drain
+/// does not end in time.
+pub async fn run(ctx: Context<Config>) -> anyhow::Result<()> {
+    let host = Host {
+        shutdown: ctx.shutdown.clone(),
+        tasks: ctx.tasks.clone(),
+        health: ctx.health.clone(),
+        metrics: ctx.metrics.clone(),
+    };
+    start(&ctx.config, &host).await?;
+    ctx.drain().await
+}
+
+/// The process around the daemon.
+struct Host {
+    shutdown: CancellationToken,
+    tasks: Tasks,
+    health: Health,
+    metrics: Registry,
+}
+
+async fn start(config: &Config, host: &Host) -> anyhow::Result<()> {
+    let grace = config.process.grace.as_duration();
+    let config = config.provisioner.clone().checked()?;
+    let base = Base::new(&config, own_environment());
+    let terraform = match Setup::find(&config, base.variables()).await {
+        Ok(setup) => {
+            tracing::info!(program = %setup.program.display(), version = setup.version, "terraform");
+            Some(Arc::new(setup))
+        }
+        Err(error) => {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "no terraform: only exec templates are served");
+            None
+        }
+    };
+    let root = WorkRoot::open(&config.work_dir, &config.name)?;
+    let client = Client::new(&config).await?;
+    let running = Running::default();
+    let hello = register::hello(&config, terraform.is_some());
+    let (leave, gone) = (CancellationToken::new(), CancellationToken::new());
+    let (registered, daemon_id) = watch::channel(None);
+    let registration = register::Registration {
+        client: client.clone(),
+        hello,
+        running: running.clone(),
+        registered,
+        leave: leave.clone(),
+        gone: gone.clone(),
+        latch: host.health.latch("broker"),
+    };
+    host.tasks.spawn("registration", registration.keep());
+    let shop = Arc::new(Shop { client, root, base, terraform });
+    let jobs = Jobs {
+        slots: Arc::new(Semaphore::new(config.capacity as usize)),
+        force_after: config.force_cancel_interval.as_duration(),
+        grace,
+        shutdown: host.shutdown.clone(),
+        metrics: Metrics::new(&host.metrics, &config.name).context("register metrics")?,
+        shop,
+        running,
+        daemon_id,
+        leave,
+    };
+    host.tasks.spawn("jobs", async move {
+        jobs.take().await;
+        gone.cancel();
+    });
+    Ok(())
+}
+
+/// This process' environment; variables that are not UTF-8 are left out.
+fn own_environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+struct Metrics {
+    current: IntGaugeVec,
+    done: IntCounterVec,
+    name: String,
+}
+
+impl Metrics {
+    fn new(registry: &Registry, name: &str) -> prometheus::Result<Self> {
+        let current =
+            Opts::new("coderd_provisionerd_jobs_current", "Jobs that this daemon runs now.");
+        let current = IntGaugeVec::new(current, &["provisioner"])?;
+        let done = Opts::new("berth_provisioner_jobs_total", "Jobs that this daemon has ended.");
+        let done = IntCounterVec::new(done, &["provisioner", "outcome"])?;
+        registry.register(Box::new(current.clone()))?;
+        registry.register(Box::new(done.clone()))?;
+        current.with_label_values(&[name]).set(0);
+        Ok(Self { current, done, name: name.to_owned() })
+    }
+}
+
+/// Takes jobs and runs them.
+struct Jobs {
+    shop: Arc<Shop>,
+    running: Running,
+    daemon_id: watch::Receiver<Option<String>>,
+    slots: Arc<Semaphore>,
+    force_after: Duration,
+    grace: Duration,
+    shutdown: CancellationToken,
+    /// The broker asked the daemon to leave.
+    leave: CancellationToken,
+    metrics: Metrics,
+}
+
+impl Jobs {
+    /// Takes jobs until the daemon is to stop; then sees those in hand to their end.
+    async fn take(mut self) {
+        let mut jobs = JoinSet::new();
+        let mut backoff = Backoff::new();
+        loop {
+            while let Some(ended) = jobs.try_join_next() {
+                self.ended(ended);
+            }
+            let (shutdown, leave) = (self.shutdown.clone(), self.leave.clone());
+            let next = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                () = leave.cancelled() => break,
+                next = self.next(&mut backoff) => next,
+            };
+            let Some((slot, daemon_id, job)) = next else { continue };
+            backoff = Backoff::new();
+            self.start(&mut jobs, (slot, daemon_id, job));
+        }
+        self.finish(jobs).await;
+        // Having been told to leave, the process ends; otherwise it is ending already.
+        self.shutdown.cancel();
+    }
+
+    /// The next job, once there is room for it and the broker knows this daemon.
+    async fn next(
+        &mut self,
+        backoff: &mut Backoff,
+    ) -> Option<(OwnedSemaphorePermit, String, v1::Job)> {
+        let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
+        let daemon_id = self.daemon_id.wait_for(Option::is_some).await.ok()?.clone()?;
+        match self.shop.client.acquire(daemon_id.clone(), POLL).await {
+            Ok(job) => Some((slot, daemon_id, job?)),
+            Err(error) => {
+                let refused = matches!(error, CallError::Refused(_));
+                tracing::warn!(%error, refused, "cannot ask for a job; again");
+                backoff.wait().await;
+                None
+            }
+        }
+    }
+
+    fn start(
+        &self,
+        jobs: &mut JoinSet<(String, job::Outcome)>,
+        (slot, daemon_id, job): (OwnedSemaphorePermit, String, v1::Job),
+    ) {
+        let stop = Stop::new(self.force_after);
+        let id = job.id.clone();
+        self.running.jobs().insert(id.clone(), stop.clone());
+        self.metrics.current.with_label_values(&[&self.metrics.name]).inc();
+        let held = Held { running: self.running.clone(), id: id.clone(), _slot: slot };
+        let run = job::run(Arc::clone(&self.shop), daemon_id, job, stop);
+        jobs.spawn(async move {
+            let _held = held;
+            (id, run.await)
+        });
+    }
+
+    fn ended(&self, ended: Result<(String, job::Outcome), tokio::task::JoinError>) {
+        let name = &*self.metrics.name;
+        self.metrics.current.with_label_values(&[name]).dec();
+        let outcome = match ended {
+            Ok((_, outcome)) => outcome.as_str(),
+            Err(error) => {
+                // Its lease runs out and the broker deals with it.
+                tracing::error!(%error, "a job's task is gone");
+                "dropped"
+            }
+        };
+        self.metrics.done.with_label_values(&[name, outcome]).inc();
+    }
+
+    /// Waits for the jobs in hand; once the process is stopping, only as long as it may.
+    async fn finish(&self, mut jobs: JoinSet<(String, job::Outcome)>) {
+        let hurry = async {
+            self.shutdown.cancelled().await;
+            tracing::info!(jobs = self.running.count(), "finishing the jobs in hand");
+            tokio::time::sleep(self.grace / 2).await;
+            self.running.stop_all(|stop| stop.ask(Reason::ShuttingDown));
+            tokio::time::sleep(self.grace / 4).await;
+            self.running.stop_all(|stop| stop.force(Reason::ShuttingDown));
+            std::future::pending::<()>().await;
+        };
+        let all = async {
+            while let Some(ended) = jobs.join_next().await {
+                self.ended(ended);
+            }
+        };
+        tokio::select! {
+            () = all => {}
+            () = hurry => {}
+        }
+    }
+}
+
+/// Keeps a job among the running ones until its task is over, however it ends.
+struct Held {
+    running: Running,
+    id: String,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.running.jobs().remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,360 @@
+//! A broker that keeps its state in memory, can lose its answers and can go away.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use berth_proto::v1::provisioner_service_server::{ProvisionerService, ProvisionerServiceServer};
+use berth_proto::{KEY_HEADER, MAX_MESSAGE, v1};
+use futures_util::{Stream, StreamExt};
+use sha2::{Digest, Sha256};
+use tokio::sync::{Notify, broadcast};
+use tokio_stream::wrappers::{BroadcastStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+pub(super) const KEY: &str = "test-key";
+
+/// What the broker knows. It outlives the server that shows it.
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) queue: VecDeque<v1::Job>,
+    pub(super) files: HashMap<String, Vec<u8>>,
+    pub(super) hello: Option<v1::Hello>,
+    /// Jobs handed out, by id.
+    pub(super) held: BTreeMap<String, Job>,
+    /// How many answers of a call are lost, after it took effect.
+    pub(super) lose: HashMap<&'static str, u32>,
+    /// How the quota answers.
+    pub(super) quota: Option<v1::CommitQuotaResponse>,
+    pub(super) costs: Vec<i32>,
+}
+
+/// One job handed out.
+#[derive(Default)]
+pub(super) struct Job {
+    token: String,
+    /// What was stored of its log, by number.
+    pub(super) lines: BTreeMap<u64, String>,
+    pub(super) steps: Vec<v1::Step>,
+    pub(super) update: v1::UpdateJobRequest,
+    pub(super) canceled: bool,
+    /// Given to somebody else: nothing of this holding counts any more.
+    pub(super) taken_away: bool,
+    pub(super) completed: Option<v1::CompleteJobRequest>,
+    pub(super) failed: Option<v1::FailJobRequest>,
+}
+
+impl Job {
+    pub(super) fn is_done(&self) -> bool {
+        self.completed.is_some() || self.failed.is_some()
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Broker {
+    state: Arc<Mutex<State>>,
+    changed: Arc<Notify>,
+    says: broadcast::Sender<v1::RegisterResponse>,
+    pub(super) lease_seconds: u32,
+}
+
+/// A running server of a [`Broker`].
+pub(super) struct Server {
+    pub(super) addr: SocketAddr,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    /// Goes away at once, with all its connections.
+    pub(super) async fn kill(self) {
+        self.stop.cancel();
+        self.task.abort();
+        let _ = self.task.await;
+    }
+}
+
+impl Broker {
+    pub(super) fn new(lease_seconds: u32) -> Self {
+        let says = broadcast::channel(16).0;
+        Self { state: Arc::default(), changed: Arc::default(), says, lease_seconds }
+    }
+
+    pub(super) async fn serve(&self, addr: SocketAddr) -> Server {
+        let listener = loop {
+            // The port of a server that has just gone may still be taken.
+            match tokio::net::TcpListener::bind(addr).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        let addr = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let service = ProvisionerServiceServer::new(self.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        let stopped = stop.clone();
+        // Each connection ends with the server, as when its process is killed.
+        let incoming = TcpListenerStream::new(listener)
+            .map(move |it| it.map(|io| Cut { io, stopped: Box::pin(stopped.clone().cancelled_owned()) }));
+        let server = tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming(incoming);
+        let task = tokio::spawn(async move { server.await.unwrap() });
+        Server { addr, stop, task }
+    }
+
+    pub(super) fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let outcome = change(&mut self.state.lock().unwrap());
+        self.changed.notify_waiters();
+        outcome
+    }
+
+    pub(super) fn say(&self, message: v1::register_response::Message) {
+        let _ = self.says.send(v1::RegisterResponse { message: Some(message) });
+    }
+
+    /// Waits until `holds`, looking at every change.
+    pub(super) async fn until(&self, what: &str, holds: impl Fn(&State) -> bool) {
+        let wait = async {
+            loop {
+                let changed = self.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if holds(&self.state.lock().unwrap()) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(30), wait).await;
+        waited.unwrap_or_else(|_| panic!("never: {what}"));
+    }
+
+    /// Answers, unless the answer is to be lost.
+    fn answer<T>(&self, call: &'static str, answer: T) -> Result<Response<T>, Status> {
+        let lost = self.with(|state| {
+            let left = state.lose.entry(call).or_default();
+            let lost = *left > 0;
+            *left = left.saturating_sub(1);
+            lost
+        });
+        if lost { Err(Status::unavailable("lost")) } else { Ok(Response::new(answer)) }
+    }
+
+    fn on_job<T>(
+        &self,
+        id: &str,
+        token: &str,
+        change: impl FnOnce(&mut Job) -> Result<T, Status>,
+    ) -> Result<T, Status> {
+        self.with(|state| match state.held.get_mut(id) {
+            Some(job) if job.token == token && !job.taken_away => change(job),
+            _ => Err(Status::failed_precondition("this daemon does not hold the job")),
+        })
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl ProvisionerService for Broker {
+    type RegisterStream = Answers<v1::RegisterResponse>;
+    type DownloadFileStream = Answers<v1::DownloadFileResponse>;
+
+    async fn register(
+        &self,
+        request: Request<Streaming<v1::RegisterRequest>>,
+    ) -> Result<Response<Self::RegisterStream>, Status> {
+        if request.metadata().get(KEY_HEADER).is_none_or(|key| key != KEY) {
+            return Err(Status::unauthenticated("unknown key"));
+        }
+        let mut messages = request.into_inner();
+        let first = messages.message().await?.and_then(|it| it.message);
+        let Some(v1::register_request::Message::Hello(hello)) = first else {
+            return Err(Status::invalid_argument("no hello"));
+        };
+        let says = BroadcastStream::new(self.says.subscribe());
+        let accepted = v1::Accepted { daemon_id: hello.name.clone(), ..Default::default() };
+        self.with(|state| state.hello = Some(hello));
+        let accepted = v1::RegisterResponse {
+            message: Some(v1::register_response::Message::Accepted(accepted)),
+        };
+        let later = says.map(|it| it.map_err(|_| Status::internal("lagged")));
+        Ok(Response::new(Box::pin(futures_util::stream::iter([Ok(accepted)]).chain(later))))
+    }
+
+    async fn acquire_job(
+        &self,
+        _: Request<v1::AcquireJobRequest>,
+    ) -> Result<Response<v1::AcquireJobResponse>, Status> {
+        let job = loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let job = self.state.lock().unwrap().queue.pop_front();
+            if let Some(job) = job {
+                break job;
+            }
+            changed.await;
+        };
+        let job = v1::Job { lease_seconds: self.lease_seconds, ..job };
+        let held = Job { token: job.lease_token.clone(), ..Default::default() };
+        self.with(|state| state.held.insert(job.id.clone(), held));
+        Ok(Response::new(v1::AcquireJobResponse { job: Some(job) }))
+    }
+
+    async fn update_job(
+        &self,
+        request: Request<v1::UpdateJobRequest>,
+    ) -> Result<Response<v1::UpdateJobResponse>, Status> {
+        let it = request.into_inner();
+        let canceled = self.on_job(&it.job_id.clone(), &it.lease_token.clone(), |job| {
+            for line in &it.logs {
+                job.lines.entry(line.number).or_insert_with(|| line.output.clone());
+            }
+            let step = it.step();
+            if step != v1::Step::Unspecified && job.steps.last() != Some(&step) {
+                job.steps.push(step);
+            }
+            if it.readme.is_some() || !it.template_variables.is_empty() {
+                job.update = it;
+            }
+            Ok(job.canceled)
+        })?;
+        let lease_seconds = self.lease_seconds;
+        self.answer("update", v1::UpdateJobResponse { canceled, lease_seconds })
+    }
+
+    async fn commit_quota(
+        &self,
+        request: Request<v1::CommitQuotaRequest>,
+    ) -> Result<Response<v1::CommitQuotaResponse>, Status> {
+        let answer = self.with(|state| {
+            state.costs.push(request.get_ref().daily_cost);
+            state.quota.unwrap_or(v1::CommitQuotaResponse { ok: true, ..Default::default() })
+        });
+        self.answer("quota", answer)
+    }
+
+    async fn complete_job(
+        &self,
+        request: Request<v1::CompleteJobRequest>,
+    ) -> Result<Response<v1::CompleteJobResponse>, Status> {
+        let it = request.into_inner();
+        self.on_job(&it.job_id.clone(), &it.lease_token.clone(), |job| match &job.completed {
+            Some(first) if *first != it => Err(Status::failed_precondition("another result")),
+            _ if job.failed.is_some() => Err(Status::failed_precondition("it failed")),
+            _ => {
+                job.completed = Some(it);
+                Ok(())
+            }
+        })?;
+        self.answer("complete", v1::CompleteJobResponse {})
+    }
+
+    async fn fail_job(
+        &self,
+        request: Request<v1::FailJobRequest>,
+    ) -> Result<Response<v1::FailJobResponse>, Status> {
+        let it = request.into_inner();
+        self.on_job(&it.job_id.clone(), &it.lease_token.clone(), |job| {
+            if job.completed.is_some() {
+                return Err(Status::failed_precondition("it succeeded"));
+            }
+            job.failed = Some(it);
+            Ok(())
+        })?;
+        self.answer("fail", v1::FailJobResponse {})
+    }
+
+    async fn upload_file(
+        &self,
+        _: Request<Streaming<v1::UploadFileRequest>>,
+    ) -> Result<Response<v1::UploadFileResponse>, Status> {
+        Err(Status::unimplemented("no uploads here"))
+    }
+
+    async fn download_file(
+        &self,
+        request: Request<v1::DownloadFileRequest>,
+    ) -> Result<Response<Self::DownloadFileStream>, Status> {
+        let file = self.with(|state| state.files.get(&request.get_ref().file_id).cloned());
+        let Some(file) = file else {
+            let error = "no such file".to_owned();
+            let answer = v1::DownloadFileResponse { part: None, error };
+            return Ok(Response::new(Box::pin(futures_util::stream::iter([Ok(answer)]))));
+        };
+        let sha256 = Sha256::digest(&file).to_vec();
+        let chunks: Vec<_> = file.chunks(700).map(<[u8]>::to_vec).collect();
+        let header = v1::FileHeader {
+            kind: "archive".into(),
+            sha256: sha256.clone(),
+            size: file.len() as u64,
+            chunks: u32::try_from(chunks.len()).unwrap(),
+        };
+        let part = |part| {
+            let part = Some(v1::FilePart { part: Some(part) });
+            Ok(v1::DownloadFileResponse { part, error: String::new() })
+        };
+        let chunk = move |(index, data)| {
+            let index = u32::try_from(index).unwrap();
+            let chunk = v1::FileChunk { sha256: sha256.clone(), index, data };
+            v1::file_part::Part::Chunk(chunk)
+        };
+        let parts = [v1::file_part::Part::Header(header)]
+            .into_iter()
+            .chain(chunks.into_iter().enumerate().map(chunk));
+        let answers: Vec<_> = parts.map(part).collect();
+        Ok(Response::new(Box::pin(futures_util::stream::iter(answers))))
+    }
+}
+
+/// A connection that breaks when its server is killed.
+struct Cut {
+    io: tokio::net::TcpStream,
+    stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl tonic::transport::server::Connected for Cut {
+    type ConnectInfo = ();
+    fn connect_info(&self) {}
+}
+
+impl tokio::io::AsyncRead for Cut {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        if self.stopped.as_mut().poll(cx).is_ready() {
+            return std::task::Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into()));
+        }
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl tokio::io::AsyncWrite for Cut {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

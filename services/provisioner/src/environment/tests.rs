@@ -1,0 +1,106 @@
+use super::*;
+
+fn own() -> impl Iterator<Item = (String, String)> {
+    let all = [("PATH", "/bin"), ("BERTH_PROVISIONER__KEY", "k3y"), ("AWS_PROFILE", "dev")];
+    all.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()))
+}
+
+fn base() -> Base {
+    let config = ProvisionerConfig {
+        passthrough_env: vec!["AWS_PROFILE".into()],
+        template_env: BTreeMap::from([("TF_VAR_root".to_owned(), "/w".to_owned())]),
+        berth_path: "/opt/it's/berth".into(),
+        ..Default::default()
+    };
+    Base::new(&config, own())
+}
+
+fn build(stage: v1::BuildStage) -> v1::Job {
+    let metadata = v1::Metadata {
+        transition: v1::Transition::Stop.into(),
+        owner_name: "alice".into(),
+        owner_groups: vec!["a".into(), "b\"c".into()],
+        owner_roles: vec![v1::Role { name: "member".into(), organization_id: "o".into() }],
+        stage: stage.into(),
+        ..Default::default()
+    };
+    let value = |name: &str, value: &str| v1::ParameterValue {
+        name: name.into(),
+        value: value.into(),
+    };
+    let build = v1::WorkspaceBuild {
+        build_id: "b1".into(),
+        parameters: vec![value("size", "small")],
+        previous_parameters: vec![value("size", "tiny")],
+        metadata: Some(metadata),
+        running_agents: vec![v1::RunningAgent { agent_id: "a1".into(), token: "t1".into() }],
+        ..Default::default()
+    };
+    v1::Job {
+        access_url: "http://berth/".into(),
+        variables: vec![v1::VariableValue { name: "root".into(), value: "/v".into(), sensitive: false }],
+        input: Some(v1::job::Input::WorkspaceBuild(build)),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn nothing_of_the_daemons_environment_gets_in_but_what_is_listed() {
+    let all = base().of_job(&build(v1::BuildStage::None));
+    assert_eq!(all["PATH"], "/bin");
+    assert_eq!(all["AWS_PROFILE"], "dev");
+    assert!(!all.values().any(|value| value.contains("k3y")), "{all:?}");
+}
+
+#[test]
+fn a_build_carries_what_the_provider_reads() {
+    let all = base().of_job(&build(v1::BuildStage::None));
+    assert_eq!(all["CODER_WORKSPACE_TRANSITION"], "stop");
+    assert_eq!(all["CODER_WORKSPACE_BUILD_ID"], "b1");
+    assert_eq!(all["CODER_WORKSPACE_OWNER"], "alice");
+    assert_eq!(all["CODER_WORKSPACE_OWNER_GROUPS"], r#"["a","b\"c"]"#);
+    assert_eq!(all["CODER_WORKSPACE_OWNER_RBAC_ROLES"], r#"[{"name":"member","org_id":"o"}]"#);
+    assert_eq!(all[&format!("CODER_PARAMETER_{}", digest("size"))], "small");
+    assert_eq!(all[&format!("CODER_PARAMETER_PREVIOUS_{}", digest("size"))], "tiny");
+    assert_eq!(all[&format!("CODER_RUNNING_WORKSPACE_AGENT_TOKEN_{}", digest("a1"))], "t1");
+    assert_eq!(all[&format!("CODER_RUNNING_WORKSPACE_AGENT_TOKEN_{}", digest(""))], "t1");
+    assert_eq!(all["TF_VAR_root"], "/v", "a template's own variable wins over the daemon's");
+}
+
+#[test]
+fn names_are_hashed_as_the_provider_expects() {
+    let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    assert_eq!(digest(""), empty);
+}
+
+#[test]
+fn only_a_prebuild_and_a_claim_say_so() {
+    let (prebuild, claim) = ("CODER_WORKSPACE_IS_PREBUILD", "CODER_WORKSPACE_IS_PREBUILD_CLAIM");
+    for (stage, expected) in [
+        (v1::BuildStage::None, [false, false]),
+        (v1::BuildStage::Prebuild, [true, false]),
+        (v1::BuildStage::Claim, [false, true]),
+    ] {
+        let all = base().of_job(&build(stage));
+        assert_eq!([prebuild, claim].map(|name| all.contains_key(name)), expected);
+    }
+}
+
+#[test]
+fn the_init_script_quotes_berth_and_names_its_machine() {
+    let all = base();
+    let script = &all.variables()["CODER_AGENT_SCRIPT_linux_arm64"];
+    assert!(script.contains(r"command -v '/opt/it'\''s/berth'"), "{script}");
+    assert!(script.contains("${ACCESS_URL}bin/berth-linux-arm64"), "{script}");
+}
+
+/// An import plans outside of any build.
+#[test]
+fn an_import_has_no_build() {
+    let import = v1::TemplateImport { metadata: Some(v1::Metadata::default()) };
+    let job = v1::Job {
+        input: Some(v1::job::Input::TemplateImport(import)),
+        ..Default::default()
+    };
+    assert!(!base().of_job(&job).contains_key("CODER_WORKSPACE_BUILD_ID"));
+}

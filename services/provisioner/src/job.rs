@@ -1,0 +1,237 @@
+//! Carries one job from acquired to reported.
+
+use std::sync::Arc;
+
+use berth_proto::v1;
+use tokio::task::JoinSet;
+use tracing::Instrument;
+
+use crate::archive::{self, Limits};
+use crate::client::{CallError, Client};
+use crate::environment::Base;
+use crate::exec::Exec;
+use crate::report::Reporter;
+use crate::session::{self, Asking, Code, Driver, Failure, Session};
+use crate::stop::Stop;
+use crate::terraform::{Setup, Terraform};
+use crate::trace;
+use crate::transfer::{self, TransferError};
+use crate::workdir::{JobDir, WorkRoot};
+
+/// What all jobs of a daemon share.
+pub(crate) struct Shop {
+    pub(crate) client: Client,
+    pub(crate) root: WorkRoot,
+    pub(crate) base: Base,
+    /// None where there is no Terraform.
+    pub(crate) terraform: Option<Arc<Setup>>,
+}
+
+/// What became of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Succeeded,
+    Failed,
+    Canceled,
+    /// The broker no longer wanted to hear of it.
+    Dropped,
+}
+
+impl Outcome {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// Runs `job` until the broker has its result. Its trace begins here and links to who queued it.
+pub(crate) async fn run(shop: Arc<Shop>, daemon_id: String, job: v1::Job, stop: Stop) -> Outcome {
+    let span = tracing::info_span!(
+        parent: None,
+        "job.run",
+        job.id = %job.id,
+        job.kind = kind(&job),
+        organization.id = %job.organization_id,
+        outcome = tracing::field::Empty,
+    );
+    trace::link(&span, &job.trace);
+    async {
+        let outcome = held(&shop, daemon_id, &job, stop).await;
+        tracing::Span::current().record("outcome", outcome.as_str());
+        tracing::info!(outcome = outcome.as_str(), "job done");
+        outcome
+    }
+    .instrument(span)
+    .await
+}
+
+/// The kind of a job, for people.
+fn kind(job: &v1::Job) -> &'static str {
+    match job.input {
+        Some(v1::job::Input::TemplateImport(_)) => "template_version_import",
+        Some(v1::job::Input::TemplateDryRun(_)) => "template_version_dry_run",
+        Some(v1::job::Input::WorkspaceBuild(_)) => "workspace_build",
+        None => "unknown",
+    }
+}
+
+/// Runs the session beside what keeps the lease, and reports. The lease is kept until the report
+/// has been answered.
+async fn held(shop: &Arc<Shop>, daemon_id: String, job: &v1::Job, stop: Stop) -> Outcome {
+    let reporter = Reporter::new(job, stop);
+    // Aborted when this ends.
+    let mut keeping = JoinSet::new();
+    let (pump, client) = (reporter.clone(), shop.client.clone());
+    keeping.spawn(async move { pump.pump(&client).await }.in_current_span());
+    let guard = reporter.clone();
+    keeping.spawn(async move { guard.guard_lease().await }.in_current_span());
+
+    let mut timings = Vec::new();
+    let outcome = session(shop, daemon_id, job, (&reporter, &mut timings)).await;
+    if let Err(failure) = &outcome {
+        let level = match failure.code {
+            Code::Canceled => v1::LogLevel::Warn,
+            _ => v1::LogLevel::Error,
+        };
+        reporter.daemon(level, &failure.message);
+    }
+    if !reporter.flushed().await {
+        tracing::warn!("the broker gave the job up; its result is dropped");
+        return Outcome::Dropped;
+    }
+    report(&shop.client, job, outcome, timings).await
+}
+
+async fn session(
+    shop: &Arc<Shop>,
+    daemon_id: String,
+    job: &v1::Job,
+    (reporter, timings): (&Reporter, &mut Vec<v1::Timing>),
+) -> Result<v1::complete_job_request::Result, Failure> {
+    use v1::complete_job_request::Result as Done;
+    let mut driver = driver(shop, job)?;
+    let dir = shop.root.job(&job.id).map_err(Failure::local)?;
+    let fetched = tokio::select! {
+        fetched = fetch(&shop.client, daemon_id, job, &dir) => fetched,
+        () = reporter.stop().asked() => Ok(()),
+    };
+    reporter.going()?;
+    fetched?;
+    let session = Session::new(dir, shop.base.of_job(job), reporter.clone());
+    let asking =
+        Asking { client: &shop.client, job_id: &job.id, lease_token: &job.lease_token };
+    let done = match &job.input {
+        Some(v1::job::Input::TemplateImport(_)) => {
+            session::import(&mut driver, &session).await.map(Done::TemplateImport)
+        }
+        Some(v1::job::Input::TemplateDryRun(_)) => {
+            session::dry_run(&mut driver, &session).await.map(Done::TemplateDryRun)
+        }
+        Some(v1::job::Input::WorkspaceBuild(build)) => {
+            session::build(&mut driver, &session, build, &asking).await.map(Done::WorkspaceBuild)
+        }
+        None => Err(Failure::new(
+            Code::Infrastructure,
+            "the job is of a kind that this daemon does not know; is the broker newer?",
+        )),
+    };
+    *timings = session.take_timings();
+    done
+}
+
+fn driver(shop: &Shop, job: &v1::Job) -> Result<Driver, Failure> {
+    match (&*job.provisioner_type, &shop.terraform) {
+        ("terraform", Some(setup)) => {
+            Ok(Driver::Terraform(Box::new(Terraform::new(Arc::clone(setup)))))
+        }
+        ("exec", _) => Ok(Driver::Exec(Box::new(Exec::new(job.clone())))),
+        (other, _) => Err(Failure::new(
+            Code::Infrastructure,
+            format!("this daemon has no provisioner of type {other:?}"),
+        )),
+    }
+}
+
+/// Downloads and unpacks the template.
+async fn fetch(
+    client: &Client,
+    daemon_id: String,
+    job: &v1::Job,
+    dir: &JobDir,
+) -> Result<(), Failure> {
+    let archive = dir.file("archive");
+    let wanted = v1::DownloadFileRequest { daemon_id, file_id: job.archive_file_id.clone() };
+    transfer::download(client, wanted, &archive).await.map_err(|error| {
+        let text = match &error {
+            TransferError::Call(cause) => cause.to_string(),
+            other => other.to_string(),
+        };
+        Failure::new(Code::Infrastructure, format!("the template did not arrive: {text}"))
+    })?;
+    let into = dir.template();
+    let unpacked = tokio::task::spawn_blocking(move || {
+        let unpacked = archive::extract(&archive, &into, Limits::TEMPLATE);
+        // Its space is worth more than a second look.
+        let _ = std::fs::remove_file(&archive);
+        unpacked
+    });
+    match unpacked.await.map_err(Failure::local)? {
+        Ok(()) => Ok(()),
+        Err(error) if error.is_local() => Err(Failure::local(error)),
+        Err(error) => Err(Failure::new(Code::Invalid, format!("{:#}", anyhow::Error::from(error)))),
+    }
+}
+
+/// Tells the broker the result until it answers. A definite refusal ends the matter: the job has
+/// another result already, or belongs to another daemon.
+async fn report(
+    client: &Client,
+    job: &v1::Job,
+    outcome: Result<v1::complete_job_request::Result, Failure>,
+    timings: Vec<v1::Timing>,
+) -> Outcome {
+    let (job_id, lease_token) = (job.id.clone(), job.lease_token.clone());
+    let (failure, timings) = match outcome {
+        Ok(done) => {
+            let state = match &done {
+                v1::complete_job_request::Result::WorkspaceBuild(it) => Some(it.state.clone()),
+                _ => None,
+            };
+            let result = Some(done);
+            let request = v1::CompleteJobRequest { job_id, lease_token, timings, result };
+            match client.complete(request).await {
+                Ok(()) => return Outcome::Succeeded,
+                // It cannot take this result, so it must hear of a failure, with the state.
+                Err(error) if error.is_about_content() => {
+                    let text = format!("the broker could not take the result: {error}");
+                    (Failure::new(Code::Infrastructure, text).with_state(state), Vec::new())
+                }
+                Err(error) => return dropped(&error),
+            }
+        }
+        Err(failure) => (failure, timings),
+    };
+    let canceled = failure.code == Code::Canceled;
+    let request = v1::FailJobRequest {
+        job_id: job.id.clone(),
+        lease_token: job.lease_token.clone(),
+        error_code: failure.code.as_str().to_owned(),
+        error: failure.message,
+        state: failure.state,
+        timings,
+    };
+    match client.fail(request).await {
+        Ok(()) if canceled => Outcome::Canceled,
+        Ok(()) => Outcome::Failed,
+        Err(error) => dropped(&error),
+    }
+}
+
+fn dropped(error: &CallError) -> Outcome {
+    tracing::warn!(%error, "the broker refused the job's result; it is dropped");
+    Outcome::Dropped
+}

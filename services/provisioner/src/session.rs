@@ -1,0 +1,354 @@
+//! A job's session: the steps of each kind of job, whatever the tool.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use berth_proto::v1;
+use jiff::Timestamp;
+
+use crate::client::Client;
+use crate::clock;
+use crate::environment;
+use crate::exec::Exec;
+use crate::report::{Findings, Reporter, Stopped};
+use crate::stop::Reason;
+use crate::terraform::Terraform;
+use crate::workdir::JobDir;
+
+/// Most timings that a job reports.
+const MAX_TIMINGS: usize = 5000;
+/// Longest error text, in bytes: it is shown beside the job, the log has the rest.
+const MAX_ERROR: usize = 8 * 1024;
+/// How much of a README is kept, in bytes.
+const MAX_README: u64 = 64 * 1024;
+
+/// Why a job failed, as the broker stores it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Code {
+    Template,
+    Infrastructure,
+    Quota,
+    Canceled,
+    Invalid,
+}
+
+impl Code {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Template => "template",
+            Self::Infrastructure => "infrastructure",
+            Self::Quota => "quota",
+            Self::Canceled => "canceled",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+/// A job's failure.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: Code,
+    pub(crate) message: String,
+    /// What apply wrote; `None` when it did not begin, so that the previous state stands.
+    pub(crate) state: Option<Vec<u8>>,
+}
+
+impl Failure {
+    /// A failure before apply.
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if message.len() > MAX_ERROR {
+            message.truncate(message.floor_char_boundary(MAX_ERROR));
+            message.push_str(" … (cut; see the log)");
+        }
+        Self { code, message, state: None }
+    }
+
+    /// The same failure, with what apply wrote.
+    pub(crate) fn with_state(self, state: Option<Vec<u8>>) -> Self {
+        Self { state, ..self }
+    }
+
+    /// A failure of this machine: `error` with all its causes.
+    pub(crate) fn local(error: impl Into<anyhow::Error>) -> Self {
+        Self::new(Code::Infrastructure, format!("{:#}", error.into()))
+    }
+}
+
+impl From<Stopped> for Failure {
+    fn from(Stopped(reason): Stopped) -> Self {
+        match reason {
+            Reason::Canceled => Self::new(Code::Canceled, "the job was canceled"),
+            Reason::LeaseLost => Self::new(
+                Code::Infrastructure,
+                "the provisioner daemon lost the broker, so it ended the job",
+            ),
+            Reason::ShuttingDown => Self::new(
+                Code::Infrastructure,
+                "the provisioner daemon was stopped before the job was done",
+            ),
+        }
+    }
+}
+
+/// What a session works with.
+pub(crate) struct Session {
+    pub(crate) dir: JobDir,
+    /// The tool's environment.
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) reporter: Reporter,
+    timings: Arc<Mutex<Vec<v1::Timing>>>,
+}
+
+/// What a plan found, by any tool.
+#[derive(Debug, Default)]
+pub(crate) struct Planned {
+    pub(crate) resources: Vec<v1::Resource>,
+    pub(crate) daily_cost: i32,
+    pub(crate) replacements: Vec<v1::Replacement>,
+    pub(crate) parameters: Vec<v1::Parameter>,
+    pub(crate) presets: Vec<v1::Preset>,
+    pub(crate) findings: Findings,
+}
+
+/// What apply made.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    pub(crate) state: Vec<u8>,
+    pub(crate) resources: Vec<v1::Resource>,
+}
+
+/// The tools that carry out sessions.
+pub(crate) enum Driver {
+    Terraform(Box<Terraform>),
+    Exec(Box<Exec>),
+}
+
+impl Driver {
+    /// Prepares the template; `state` is that of the previous build.
+    async fn init(&mut self, session: &Session, state: &[u8]) -> Result<(), Failure> {
+        match self {
+            Self::Terraform(it) => it.init(session, state).await,
+            Self::Exec(it) => it.init(session, state).await,
+        }
+    }
+
+    /// Plans; the last plan is the one that is applied.
+    async fn plan(
+        &mut self,
+        session: &Session,
+        transition: v1::Transition,
+    ) -> Result<Planned, Failure> {
+        match self {
+            Self::Terraform(it) => it.plan(session, transition).await,
+            Self::Exec(it) => it.plan(session, transition).await,
+        }
+    }
+
+    /// Carries the plan out. A failure has what was written.
+    async fn apply(&mut self, session: &Session) -> Result<(), Failure> {
+        match self {
+            Self::Terraform(it) => it.apply(session).await,
+            Self::Exec(it) => it.apply(session).await,
+        }
+    }
+
+    /// Reads what apply made. A failure has the state.
+    async fn graph(&mut self, session: &Session) -> Result<Applied, Failure> {
+        match self {
+            Self::Terraform(it) => it.graph(session).await,
+            Self::Exec(it) => it.graph(session).await,
+        }
+    }
+}
+
+impl Session {
+    /// A session in `dir`.
+    pub(crate) fn new(dir: JobDir, env: BTreeMap<String, String>, reporter: Reporter) -> Self {
+        Self { dir, env, reporter, timings: Arc::default() }
+    }
+
+    /// Where the template lies.
+    pub(crate) fn template(&self) -> PathBuf {
+        self.dir.template()
+    }
+
+    /// The environment for one transition.
+    pub(crate) fn env_for(&self, transition: v1::Transition) -> BTreeMap<String, String> {
+        let mut env = self.env.clone();
+        environment::set_transition(&mut env, transition);
+        env
+    }
+
+    /// Keeps a timing.
+    pub(crate) fn timing(&self, timing: v1::Timing) {
+        let mut timings = self.timings();
+        if timings.len() < MAX_TIMINGS {
+            timings.push(timing);
+        }
+    }
+
+    /// The timings so far, which the session forgets.
+    pub(crate) fn take_timings(&self) -> Vec<v1::Timing> {
+        std::mem::take(&mut *self.timings())
+    }
+
+    fn timings(&self) -> MutexGuard<'_, Vec<v1::Timing>> {
+        // Nothing panics while holding it.
+        self.timings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a step and times it to the end of `work`.
+    async fn step<T>(
+        &self,
+        step: v1::Step,
+        stage: &'static str,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        self.reporter.enter(step, stage).await?;
+        let started = clock::now();
+        let outcome = work.await;
+        self.timing(timing_of(step, started));
+        outcome
+    }
+}
+
+fn timing_of(step: v1::Step, started: Timestamp) -> v1::Timing {
+    let action = match step {
+        v1::Step::Init | v1::Step::Unspecified => "init",
+        v1::Step::Plan => "plan",
+        v1::Step::Apply => "apply",
+        v1::Step::Graph => "graph",
+    };
+    v1::Timing {
+        started_at_us: started.as_microsecond(),
+        ended_at_us: clock::now().as_microsecond(),
+        stage: step.into(),
+        source: "berth".into(),
+        resource: String::new(),
+        action: action.into(),
+    }
+}
+
+/// Reads a template version: what it has running and stopped, and what it asks for.
+pub(crate) async fn import(
+    driver: &mut Driver,
+    session: &Session,
+) -> Result<v1::TemplateImportResult, Failure> {
+    session.step(v1::Step::Init, "Initializing", driver.init(session, &[])).await?;
+    let planned = async {
+        // Stop first: parameters and presets are taken off the last plan, that for start.
+        let stopped = driver.plan(session, v1::Transition::Stop).await?;
+        Ok((driver.plan(session, v1::Transition::Start).await?, stopped))
+    };
+    let (mut started, stopped) = session.step(v1::Step::Plan, "Planning", planned).await?;
+    let findings = async {
+        started.findings.readme = readme(session).await;
+        session.reporter.found(std::mem::take(&mut started.findings));
+        Ok(())
+    };
+    session.step(v1::Step::Graph, "Reading resources", findings).await?;
+    Ok(v1::TemplateImportResult {
+        start_resources: started.resources,
+        stop_resources: stopped.resources,
+        parameters: started.parameters,
+        presets: started.presets,
+        modules_file_id: None,
+    })
+}
+
+/// Plans a template version with given values.
+pub(crate) async fn dry_run(
+    driver: &mut Driver,
+    session: &Session,
+) -> Result<v1::TemplateDryRunResult, Failure> {
+    session.step(v1::Step::Init, "Initializing", driver.init(session, &[])).await?;
+    let plan = driver.plan(session, v1::Transition::Start);
+    let planned = session.step(v1::Step::Plan, "Planning", plan).await?;
+    session.reporter.enter(v1::Step::Graph, "Reading resources").await?;
+    Ok(v1::TemplateDryRunResult { resources: planned.resources })
+}
+
+/// Who asks for a build, for what the broker has to be asked in between.
+pub(crate) struct Asking<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) job_id: &'a str,
+    pub(crate) lease_token: &'a str,
+}
+
+/// Builds a workspace.
+pub(crate) async fn build(
+    driver: &mut Driver,
+    session: &Session,
+    build: &v1::WorkspaceBuild,
+    asking: &Asking<'_>,
+) -> Result<v1::WorkspaceBuildResult, Failure> {
+    let metadata = build.metadata.clone().unwrap_or_default();
+    let transition = v1::Transition::try_from(metadata.transition).unwrap_or_default();
+    let init = driver.init(session, &build.state);
+    session.step(v1::Step::Init, "Initializing", init).await?;
+    let plan = driver.plan(session, transition);
+    let planned = session.step(v1::Step::Plan, "Planning", plan).await?;
+    let claim = metadata.stage == i32::from(v1::BuildStage::Claim);
+    let replacements = if claim { planned.replacements } else { Vec::new() };
+    warn_of(&replacements, &session.reporter);
+    if transition != v1::Transition::Delete {
+        tokio::select! {
+            within = within_quota(asking, planned.daily_cost) => within?,
+            () = session.reporter.stop().asked() => session.reporter.going()?,
+        }
+    }
+    session.step(v1::Step::Apply, "Applying", driver.apply(session)).await?;
+    let graph = driver.graph(session);
+    let applied = session.step(v1::Step::Graph, "Reading resources", graph).await;
+    match applied {
+        Ok(Applied { state, resources }) => {
+            Ok(v1::WorkspaceBuildResult { state, resources, replacements })
+        }
+        Err(failure) if failure.state.is_some() => Err(failure),
+        // Stopped on the way in; what apply wrote must not be lost for that.
+        Err(failure) => Err(match driver {
+            Driver::Terraform(it) => failure.with_state(it.written(session).await),
+            Driver::Exec(it) => failure.with_state(it.written()),
+        }),
+    }
+}
+
+/// Tells whoever reads the log what a claim will replace, and why that is slow for the user.
+fn warn_of(replacements: &[v1::Replacement], reporter: &Reporter) {
+    for v1::Replacement { resource, paths } in replacements {
+        let paths = paths.join(", ");
+        let text = format!("The claim replaces {resource}, because these changed: {paths}");
+        reporter.daemon(v1::LogLevel::Warn, &text);
+    }
+}
+
+async fn within_quota(asking: &Asking<'_>, daily_cost: i32) -> Result<(), Failure> {
+    let request = v1::CommitQuotaRequest {
+        job_id: asking.job_id.to_owned(),
+        lease_token: asking.lease_token.to_owned(),
+        daily_cost,
+    };
+    let answer = asking.client.commit_quota(request).await.map_err(Failure::local)?;
+    if answer.ok {
+        return Ok(());
+    }
+    let v1::CommitQuotaResponse { credits_consumed, budget, .. } = answer;
+    Err(Failure::new(
+        Code::Quota,
+        format!(
+            "insufficient quota: the workspace costs {daily_cost} a day, and {credits_consumed} of \
+             {budget} credits are in use; delete or stop another workspace, or ask for more"
+        ),
+    ))
+}
+
+async fn readme(session: &Session) -> Option<String> {
+    use tokio::io::AsyncReadExt;
+    let path = session.template().join("README.md");
+    let mut text = Vec::new();
+    let file = tokio::fs::File::open(path).await.ok()?;
+    file.take(MAX_README).read_to_end(&mut text).await.ok()?;
+    Some(String::from_utf8_lossy(&text).replace('\0', "\u{fffd}"))
+}

@@ -1,0 +1,145 @@
+//! Downloads a file from the broker and proves that it is the one that was meant.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use berth_proto::v1::file_part::Part;
+use berth_proto::{MAX_CHUNK, MAX_FILE, v1};
+use sha2::{Digest, Sha256};
+use tokio::fs::File;
+use tokio::io::AsyncWriteExt;
+use tonic::Status;
+
+use crate::client::{Backoff, CallError, Client};
+
+/// How long the next part may take to arrive.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Attempts before the job fails; each begins anew.
+const ATTEMPTS: u32 = 5;
+
+/// Why a file did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TransferError {
+    #[error("the broker did not send the file")]
+    Call(#[from] CallError),
+    #[error("the broker did not send the file: {0}")]
+    Refused(String),
+    #[error("the file arrived broken: {0}")]
+    Broken(String),
+    #[error("the download stopped: nothing arrived for {} seconds", SILENCE.as_secs())]
+    Silent,
+    #[error("cannot write {}", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
+}
+
+impl TransferError {
+    /// Whether another attempt may end otherwise.
+    fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Call(CallError::Unreachable(_)) | Self::Silent | Self::Broken(_)
+        )
+    }
+}
+
+impl From<Status> for TransferError {
+    fn from(status: Status) -> Self {
+        Self::Call(status.into())
+    }
+}
+
+/// Writes the file `file_id` to `to`.
+pub(crate) async fn download(
+    client: &Client,
+    wanted: v1::DownloadFileRequest,
+    to: &Path,
+) -> Result<(), TransferError> {
+    let mut backoff = Backoff::new();
+    for _ in 1..ATTEMPTS {
+        match attempt(client, wanted.clone(), to).await {
+            Err(error) if error.may_pass() => {
+                tracing::warn!(%error, file.id = wanted.file_id, "download failed; again");
+            }
+            settled => return settled,
+        }
+        backoff.wait().await;
+    }
+    attempt(client, wanted, to).await
+}
+
+async fn attempt(
+    client: &Client,
+    wanted: v1::DownloadFileRequest,
+    to: &Path,
+) -> Result<(), TransferError> {
+    let wrong = |source| TransferError::Write { path: to.to_owned(), source };
+    let mut parts = client.download(wanted).await?;
+    let mut file = File::create(to).await.map_err(wrong)?;
+    let mut check = None;
+    loop {
+        let next = tokio::time::timeout(SILENCE, parts.message()).await;
+        let Some(message) = next.map_err(|_| TransferError::Silent)?? else { break };
+        if !message.error.is_empty() {
+            return Err(TransferError::Refused(message.error));
+        }
+        let part = message.part.and_then(|part| part.part);
+        match (part, &mut check) {
+            (Some(Part::Header(header)), None) => check = Some(Check::new(header)?),
+            (Some(Part::Chunk(chunk)), Some(check)) => {
+                check.take(&chunk)?;
+                file.write_all(&chunk.data).await.map_err(wrong)?;
+            }
+            _ => return Err(broken("a part is out of order")),
+        }
+    }
+    file.flush().await.map_err(wrong)?;
+    check.ok_or_else(|| broken("it has no header"))?.finish()
+}
+
+fn broken(what: &str) -> TransferError {
+    TransferError::Broken(what.to_owned())
+}
+
+/// What has arrived of a file, held against its header.
+struct Check {
+    header: v1::FileHeader,
+    hash: Sha256,
+    size: u64,
+    chunks: u32,
+}
+
+impl Check {
+    fn new(header: v1::FileHeader) -> Result<Self, TransferError> {
+        if header.size > MAX_FILE {
+            let message = format!("it has {} bytes, at most {MAX_FILE} are accepted", header.size);
+            return Err(TransferError::Refused(message));
+        }
+        Ok(Self { header, hash: Sha256::new(), size: 0, chunks: 0 })
+    }
+
+    fn take(&mut self, chunk: &v1::FileChunk) -> Result<(), TransferError> {
+        if chunk.index != self.chunks || chunk.sha256 != self.header.sha256 {
+            return Err(broken("a chunk belongs elsewhere"));
+        }
+        if chunk.data.len() > MAX_CHUNK {
+            return Err(broken("a chunk is too large"));
+        }
+        self.size += chunk.data.len() as u64;
+        self.chunks += 1;
+        if self.size > self.header.size {
+            return Err(broken("it has more bytes than its header says"));
+        }
+        self.hash.update(&chunk.data);
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), TransferError> {
+        if self.size != self.header.size || self.chunks != self.header.chunks {
+            return Err(broken("it has fewer parts than its header says"));
+        }
+        if self.hash.finalize()[..] != self.header.sha256[..] {
+            return Err(broken("its hash is another"));
+        }
+        Ok(())
+    }
+}
