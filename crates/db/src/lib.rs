@@ -5,17 +5,36 @@
 pub mod agent;
 pub mod agent_log;
 pub mod api_key;
+pub mod audit;
 pub mod build;
+pub mod build_state;
 pub mod claim;
 pub mod claim_attempt;
+pub mod completion;
+pub mod daemon;
 pub mod dead_letter;
+pub mod file;
 pub mod idempotency;
+pub mod import;
+pub mod job;
+pub mod job_log;
+pub mod job_timing;
+pub mod job_view;
+pub mod member;
+pub mod membership;
+pub mod notification;
 pub mod organization;
 pub mod outbox;
 pub mod pool;
+pub mod preset;
+pub mod provisioner_key;
+pub mod purge;
 pub mod resource;
 pub mod schema;
+pub mod site_setting;
+pub mod template;
 pub mod user;
+pub mod version;
 pub mod workspace;
 
 use std::time::Duration;
@@ -119,7 +138,7 @@ impl From<sqlx::Error> for DbError {
 
 /// Opens a pool of at most `max` connections. Sessions give up on a statement after 30 s and on an
 /// idle transaction after 5 s, so that no forgotten lock outlives its owner.
-pub async fn connect(url: &str, max: u32, application: &str) -> Result<Pool, DbError> {
+pub fn connect(url: &str, max: u32, application: &str) -> Result<Pool, DbError> {
     let options: PgConnectOptions = url
         .parse::<PgConnectOptions>()?
         .application_name(application)

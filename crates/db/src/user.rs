@@ -192,10 +192,7 @@ pub async fn find_login(db: impl Executor<'_>, email: &str) -> Result<Option<Log
 
 /// The password's PHC string of a user.
 #[tracing::instrument(name = "db.user.find_password", skip_all, fields(user.id = %id), err)]
-pub async fn find_password(
-    db: impl Executor<'_>,
-    id: UserId,
-) -> Result<Option<String>, DbError> {
+pub async fn find_password(db: impl Executor<'_>, id: UserId) -> Result<Option<String>, DbError> {
     let row = sqlx::query!("select password_hash from users where id = $1 and not deleted", id.0)
         .fetch_optional(db)
         .await?;
@@ -214,9 +211,7 @@ pub async fn exists(db: impl Executor<'_>) -> Result<bool, DbError> {
 /// Makes concurrent creations of the first user take turns until the transaction ends.
 #[tracing::instrument(name = "db.user.lock_first", skip_all, err)]
 pub async fn lock_first(db: &mut Connection) -> Result<(), DbError> {
-    sqlx::query!("select pg_advisory_xact_lock(hashtext('berth.first_user'))")
-        .execute(db)
-        .await?;
+    sqlx::query!("select pg_advisory_xact_lock(hashtext('berth.first_user'))").execute(db).await?;
     Ok(())
 }
 
@@ -249,8 +244,7 @@ pub async fn insert(db: impl Executor<'_>, new: &NewUser) -> Result<(), DbError>
 /// Lists people by name, and tells how many there are in all. System users are never listed.
 #[tracing::instrument(name = "db.user.list", skip_all, err)]
 pub async fn list(db: &crate::Pool, filter: &Filter) -> Result<(Vec<User>, i64), DbError> {
-    let ids: Option<Vec<Uuid>> =
-        filter.ids.as_ref().map(|ids| ids.iter().map(|id| id.0).collect());
+    let ids: Option<Vec<Uuid>> = filter.ids.as_ref().map(|ids| ids.iter().map(|id| id.0).collect());
     let pattern = filter.search.as_deref().map(like);
     let rows = sqlx::query_as!(
         Row,

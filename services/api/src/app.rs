@@ -6,12 +6,16 @@ use berth_backbone::{Backbone, Work};
 use berth_db::DbError;
 use berth_service_kit::Context;
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
 use crate::config::Config;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::password::Passwords;
 use crate::rate_limit::RateLimits;
+
+/// Archives received at once.
+const UPLOADS: usize = 2;
 
 /// What every handler works with. Cheap to clone.
 #[derive(Clone)]
@@ -26,6 +30,8 @@ pub(crate) struct App {
     pub(crate) live: Live,
     /// Hashes passwords.
     pub(crate) passwords: Passwords,
+    /// Archives received at once: each is held in memory whole.
+    pub(crate) uploads: Arc<Semaphore>,
     /// Counts requests by caller.
     pub(crate) rate_limits: Arc<RateLimits>,
 }
@@ -35,8 +41,9 @@ impl App {
         let config = Arc::new(ctx.config.clone());
         Ok(Self {
             metrics: Metrics::register(&ctx.metrics)?,
-            live: Live::default(),
+            live: Live::start(ctx, &backbone),
             passwords: Passwords::new(config.session.password_hashes)?,
+            uploads: Arc::new(Semaphore::new(UPLOADS)),
             rate_limits: Arc::new(RateLimits::new(config.rate_limit)),
             backbone,
             config,

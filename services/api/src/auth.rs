@@ -1,7 +1,7 @@
 //! Who is asking: people by session or token, agents by their token.
 
 use axum::extract::FromRequestParts;
-use berth_db::agent::Me;
+use berth_db::agent::AgentIdentity;
 use berth_db::api_key::{self, ApiKey, NewKey};
 use berth_db::user::{self, User};
 use berth_domain::authz::{Action, Decision, Person, Resource, Scope, Subject, allowed};
@@ -172,7 +172,10 @@ async fn note_use(app: &App, key: &ApiKey, now: Timestamp) -> Result<(), ApiErro
 
 /// An agent that asks.
 #[derive(Debug, Clone)]
-pub(crate) struct AgentCaller(pub(crate) Me);
+pub(crate) struct AgentCaller {
+    /// Which one.
+    pub(crate) agent: AgentIdentity,
+}
 
 impl FromRequestParts<App> for AgentCaller {
     type Rejection = ApiError;
@@ -182,7 +185,7 @@ impl FromRequestParts<App> for AgentCaller {
         let token = credential(&parts.headers).and_then(|it| Uuid::try_parse(&it).ok());
         let token = token.ok_or(ApiError::Unauthenticated(WHO))?;
         let agent = berth_db::agent::find_by_token(app.db(), token).await?;
-        agent.map(Self).ok_or(ApiError::Unauthenticated(WHO))
+        Ok(Self { agent: agent.ok_or(ApiError::Unauthenticated(WHO))? })
     }
 }
 

@@ -1,11 +1,13 @@
 //! REST, server-sent events and WebSockets under `/api/v2`.
 
 mod app;
+mod audit;
 mod auth;
 mod config;
 mod edge;
 mod error;
 mod extract;
+mod job_view;
 mod live;
 mod lookup;
 mod metrics;

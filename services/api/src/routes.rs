@@ -1,5 +1,24 @@
 //! Every route of the API.
 
+mod agent;
+mod build;
+mod build_log;
+mod file;
+mod meta;
+mod organization;
+mod provisioner;
+mod reinit;
+mod session;
+mod template;
+mod template_view;
+mod user;
+mod version;
+mod watch;
+mod workspace;
+mod workspace_change;
+mod workspace_create;
+mod workspace_view;
+
 use axum::Router;
 use axum::middleware;
 
@@ -8,13 +27,30 @@ use crate::edge;
 use crate::error::ApiError;
 
 /// One module per resource; one line each, in order.
-const RESOURCES: &[fn() -> Router<App>] = &[];
+const RESOURCES: &[fn() -> Router<App>] = &[
+    version::routes,
+    template::routes,
+    meta::routes,
+    file::routes,
+    organization::routes,
+    provisioner::routes,
+    session::routes,
+    user::routes,
+    agent::routes,
+    build::routes,
+    build_log::routes,
+    reinit::routes,
+    watch::routes,
+    workspace::routes,
+    workspace_create::routes,
+];
 
 /// The whole API. Each resource is a module that gives its routes, relative to `/api/v2`.
 pub(crate) fn router(app: App) -> Router {
     let api = RESOURCES.iter().fold(Router::new(), |api, routes| api.merge(routes()));
     Router::new()
         .nest("/api/v2", api.fallback(unknown).method_not_allowed_fallback(unknown))
+        .merge(meta::outside())
         .fallback(unknown)
         .layer(middleware::from_fn_with_state(app.clone(), edge::guard))
         .with_state(app)

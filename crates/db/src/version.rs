@@ -1,0 +1,362 @@
+//! Template versions: what is imported, and what the import read.
+
+use berth_domain::build::Tags;
+use berth_domain::id::{FileId, JobId, OrganizationId, TemplateId, UserId, VersionId};
+use berth_domain::parameter::{Parameter, ParameterOption, Validation};
+use berth_domain::state::{JobClass, JobStatus, ProvisionerType};
+use jiff::Timestamp;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{DbError, Executor, at};
+
+/// A version to be imported.
+#[derive(Debug, Clone)]
+pub struct NewVersion {
+    /// Its id.
+    pub id: VersionId,
+    /// Its import job's id.
+    pub job_id: JobId,
+    /// Where.
+    pub organization_id: OrganizationId,
+    /// Its template, unless that is still to be made.
+    pub template_id: Option<TemplateId>,
+    /// Its name, unique in the template.
+    pub name: String,
+    /// What changed.
+    pub message: String,
+    /// The tool it needs.
+    pub provisioner: ProvisionerType,
+    /// The archive.
+    pub file_id: FileId,
+    /// Values of template variables: name, value.
+    pub variables: Vec<(String, String)>,
+    /// Which daemons may run its jobs.
+    pub tags: Tags,
+    /// Who sends it.
+    pub created_by: UserId,
+    /// W3C trace context of whoever asks.
+    pub trace: Value,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// Stores a version and its import job, in one statement.
+#[tracing::instrument(name = "db.version.insert", skip_all, fields(version.id = %new.id), err)]
+pub async fn insert(db: impl Executor<'_>, new: &NewVersion) -> Result<(), DbError> {
+    let variables: Vec<Value> = new
+        .variables
+        .iter()
+        .map(|(name, value)| serde_json::json!({ "name": name, "value": value }))
+        .collect();
+    let input = serde_json::json!({
+        "template_version_id": new.id,
+        "user_variable_values": variables,
+    });
+    sqlx::query!(
+        "
+        with job as (
+            insert into provisioner_jobs (
+                id, organization_id, initiator_id, kind, provisioner, class, file_id, input, tags,
+                trace_metadata, created_at, updated_at
+            )
+            values ($2, $3, $4, 'template_version_import', $5, $6, $7, $8, $9, $10, $11, $11)
+        )
+        insert into template_versions (
+            id, template_id, organization_id, name, message, job_id, provisioner, created_by,
+            created_at, updated_at
+        )
+        values ($1, $12, $3, $13, $14, $2, $5, $4, $11, $11)",
+        new.id.0,
+        new.job_id.0,
+        new.organization_id.0,
+        new.created_by.0,
+        new.provisioner.as_str(),
+        JobClass::Template.rank(),
+        new.file_id.0,
+        input,
+        serde_json::json!(new.tags),
+        new.trace,
+        at(new.now),
+        new.template_id.map(|it| it.0),
+        new.name,
+        new.message
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// A version.
+#[derive(Debug, Clone)]
+pub struct Version {
+    /// Its id.
+    pub id: VersionId,
+    /// Its template, once it has one.
+    pub template_id: Option<TemplateId>,
+    /// Where.
+    pub organization_id: OrganizationId,
+    /// Its name.
+    pub name: String,
+    /// What changed.
+    pub message: String,
+    /// The README of the archive.
+    pub readme: String,
+    /// Its import job.
+    pub job_id: JobId,
+    /// Where that stands.
+    pub job_status: JobStatus,
+    /// The tool it needs.
+    pub provisioner: ProvisionerType,
+    /// Put away.
+    pub archived: bool,
+    /// Who sent it.
+    pub created_by: UserId,
+    /// His name.
+    pub created_by_name: String,
+    /// His picture.
+    pub created_by_avatar: String,
+    /// When it was sent.
+    pub created_at: Timestamp,
+    /// When it was changed.
+    pub updated_at: Timestamp,
+}
+
+struct Row {
+    id: Uuid,
+    template_id: Option<Uuid>,
+    organization_id: Uuid,
+    name: String,
+    message: String,
+    readme: String,
+    job_id: Uuid,
+    job_status: String,
+    provisioner: String,
+    archived: bool,
+    created_by: Uuid,
+    username: String,
+    avatar_url: String,
+    created_at: jiff_sqlx::Timestamp,
+    updated_at: jiff_sqlx::Timestamp,
+}
+
+impl TryFrom<Row> for Version {
+    type Error = DbError;
+
+    fn try_from(row: Row) -> Result<Self, DbError> {
+        Ok(Self {
+            id: VersionId(row.id),
+            template_id: row.template_id.map(TemplateId),
+            organization_id: OrganizationId(row.organization_id),
+            name: row.name,
+            message: row.message,
+            readme: row.readme,
+            job_id: JobId(row.job_id),
+            job_status: row.job_status.parse()?,
+            provisioner: row.provisioner.parse()?,
+            archived: row.archived,
+            created_by: UserId(row.created_by),
+            created_by_name: row.username,
+            created_by_avatar: row.avatar_url,
+            created_at: row.created_at.to_jiff(),
+            updated_at: row.updated_at.to_jiff(),
+        })
+    }
+}
+
+/// Which versions.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// This one.
+    pub id: Option<VersionId>,
+    /// Of this template.
+    pub template: Option<TemplateId>,
+    /// Of this name, whatever the case.
+    pub name: Option<String>,
+    /// Those put away, too.
+    pub archived: bool,
+    /// Behind this one.
+    pub after_id: Option<Uuid>,
+    /// Rows at most.
+    pub limit: i64,
+    /// Rows left out.
+    pub offset: i64,
+}
+
+/// Looks a version up.
+pub async fn find(db: impl Executor<'_>, id: VersionId) -> Result<Option<Version>, DbError> {
+    let filter = Filter { id: Some(id), archived: true, limit: 1, ..Filter::default() };
+    Ok(list(db, &filter).await?.pop())
+}
+
+/// Lists versions, newest first.
+#[tracing::instrument(name = "db.version.list", skip_all, err)]
+pub async fn list(db: impl Executor<'_>, filter: &Filter) -> Result<Vec<Version>, DbError> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"
+        select v.id, v.template_id, v.organization_id, v.name, v.message, v.readme, v.job_id,
+               j.status as "job_status!", v.provisioner, v.archived, v.created_by, u.username,
+               u.avatar_url, v.created_at, v.updated_at
+        from template_versions v
+        join provisioner_jobs j on j.id = v.job_id
+        join users u on u.id = v.created_by
+        where ($1::uuid is null or v.id = $1)
+          and ($2::uuid is null or v.template_id = $2)
+          and ($3::text is null or lower(v.name) = lower($3))
+          and ($4 or not v.archived)
+          and ($5::uuid is null or (v.created_at, v.id) < (
+              select created_at, id from template_versions where id = $5
+          ))
+        order by v.created_at desc, v.id desc
+        limit $6 offset $7"#,
+        filter.id.map(|it| it.0),
+        filter.template.map(|it| it.0),
+        filter.name,
+        filter.archived,
+        filter.after_id,
+        filter.limit,
+        filter.offset
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter().map(Version::try_from).collect()
+}
+
+/// Changes name and message. `false`: there is no such version.
+#[tracing::instrument(name = "db.version.rename", skip_all, fields(version.id = %id), err)]
+pub async fn rename(
+    db: impl Executor<'_>,
+    id: VersionId,
+    texts: (&str, &str),
+    now: Timestamp,
+) -> Result<bool, DbError> {
+    let done = sqlx::query!(
+        "update template_versions set name = $2, message = $3, updated_at = $4 where id = $1",
+        id.0,
+        texts.0,
+        texts.1,
+        at(now)
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Asks for the end of an import. A job that no daemon has ends at once. `None`: it has ended
+/// already, or a cancel was asked before.
+#[tracing::instrument(name = "db.version.cancel_import", skip_all, fields(job.id = %job), err)]
+pub async fn cancel_import(
+    db: impl Executor<'_>,
+    job: JobId,
+    by: UserId,
+    now: Timestamp,
+) -> Result<Option<JobStatus>, DbError> {
+    let status = sqlx::query_scalar!(
+        r#"
+        update provisioner_jobs
+        set canceled_at = $2::timestamptz, canceled_by = $3, updated_at = $2::timestamptz,
+            completed_at = case when started_at is null then $2::timestamptz end
+        where id = $1 and completed_at is null and canceled_at is null
+        returning status as "status!""#,
+        job.0,
+        at(now),
+        by.0
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(status.map(|it| it.parse()).transpose()?)
+}
+
+/// The parameters of a version, in the order of its form.
+#[tracing::instrument(name = "db.version.list_parameters", skip_all, fields(version.id = %id), err)]
+pub async fn list_parameters(
+    db: impl Executor<'_>,
+    id: VersionId,
+) -> Result<Vec<Parameter>, DbError> {
+    let rows = sqlx::query!(
+        "
+        select name, display_name, description, type as kind, form_type, mutable, default_value,
+               required, ephemeral, icon, options, validation_regex, validation_error,
+               validation_min, validation_max, validation_monotonic, display_order
+        from template_version_parameters
+        where template_version_id = $1
+        order by display_order, name",
+        id.0
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let options: Vec<ParameterOption> = serde_json::from_value(row.options)
+                .map_err(|source| DbError::Json { what: "parameter options", source })?;
+            let text = |it: String| (!it.is_empty()).then_some(it);
+            Ok(Parameter {
+                name: row.name,
+                display_name: row.display_name,
+                description: row.description,
+                kind: row.kind.parse()?,
+                mutable: row.mutable,
+                default_value: row.default_value,
+                icon: row.icon,
+                options,
+                validation: Validation {
+                    regex: text(row.validation_regex),
+                    min: row.validation_min,
+                    max: row.validation_max,
+                    monotonic: text(row.validation_monotonic).map(|it| it.parse()).transpose()?,
+                    error: row.validation_error,
+                },
+                required: row.required,
+                ephemeral: row.ephemeral,
+                form_type: row.form_type.parse()?,
+                order: row.display_order,
+            })
+        })
+        .collect()
+}
+
+/// A variable of a template and its value.
+#[derive(Debug, Clone)]
+pub struct Variable {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// Its type, as the tool spells it.
+    pub kind: String,
+    /// What is used when no value is given.
+    pub default_value: String,
+    /// What is used.
+    pub value: String,
+    /// A value must be given.
+    pub required: bool,
+    /// Its value is never shown.
+    pub sensitive: bool,
+}
+
+/// The variables of a version, by name.
+#[tracing::instrument(name = "db.version.list_variables", skip_all, fields(version.id = %id), err)]
+pub async fn list_variables(
+    db: impl Executor<'_>,
+    id: VersionId,
+) -> Result<Vec<Variable>, DbError> {
+    let rows = sqlx::query!(
+        "
+        select name, description, type as kind, default_value, value, required, sensitive
+        from template_version_variables where template_version_id = $1 order by name",
+        id.0
+    )
+    .fetch_all(db)
+    .await?;
+    let variables = rows.into_iter().map(|row| Variable {
+        name: row.name,
+        description: row.description,
+        kind: row.kind,
+        default_value: row.default_value,
+        value: row.value,
+        required: row.required,
+        sensitive: row.sensitive,
+    });
+    Ok(variables.collect())
+}

@@ -1,0 +1,422 @@
+//! `/templateversions`: what is imported, and what the import read.
+
+use std::collections::BTreeMap;
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::{get, patch, post};
+use berth_bus::event::{Event, JobCanceled, JobPosted};
+use berth_db::preset;
+use berth_db::version::{self, NewVersion, Version};
+use berth_domain::authz::{Action, Resource, ResourceKind};
+use berth_domain::build::normalize_tags;
+use berth_domain::id::{FileId, JobId, OrganizationId, PresetId, TemplateId, UserId, VersionId};
+use berth_domain::parameter::Parameter;
+use berth_domain::state::ProvisionerType;
+use http::StatusCode;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{template, workspace_view};
+use crate::app::App;
+use crate::audit::{self, Change};
+use crate::auth::{self, Caller};
+use crate::edge::Origin;
+use crate::error::{ApiError, Message};
+use crate::extract::{Json, Path};
+use crate::job_view::{self, ProvisionerJob};
+use crate::lookup;
+
+pub(crate) fn routes() -> Router<App> {
+    Router::new()
+        .route("/organizations/{organization}/templateversions", post(create))
+        .route("/templateversions/{version}", get(show).patch(rename))
+        .route("/templateversions/{version}/cancel", patch(cancel))
+        .route("/templateversions/{version}/presets", get(list_presets))
+        .route("/templateversions/{version}/rich-parameters", get(list_parameters))
+        .route("/templateversions/{version}/variables", get(list_variables))
+        .route("/templateversions/{version}/resources", get(list_resources))
+        .route("/templateversions/{version}/external-auth", get(list_external_auth))
+}
+
+#[derive(Debug, Serialize)]
+struct CreatedBy {
+    id: UserId,
+    username: String,
+    avatar_url: String,
+}
+
+/// A version with its import job.
+#[derive(Debug, Serialize)]
+pub(crate) struct VersionView {
+    id: VersionId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    template_id: Option<TemplateId>,
+    organization_id: OrganizationId,
+    name: String,
+    message: String,
+    readme: String,
+    archived: bool,
+    has_external_agent: bool,
+    warnings: [&'static str; 0],
+    job: ProvisionerJob,
+    created_by: CreatedBy,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+}
+
+/// Versions as they are shown, in the order given.
+pub(crate) async fn views(app: &App, versions: Vec<Version>) -> Result<Vec<VersionView>, ApiError> {
+    let mut jobs = job_view::load(app, versions.iter().map(|it| it.job_id)).await?;
+    let view = |it: Version| {
+        let job = jobs.remove(&it.job_id)?;
+        Some(VersionView {
+            id: it.id,
+            template_id: it.template_id,
+            organization_id: it.organization_id,
+            name: it.name,
+            message: it.message,
+            readme: it.readme,
+            archived: it.archived,
+            has_external_agent: false,
+            warnings: [],
+            job,
+            created_by: CreatedBy {
+                id: it.created_by,
+                username: it.created_by_name,
+                avatar_url: it.created_by_avatar,
+            },
+            created_at: it.created_at,
+            updated_at: it.updated_at,
+        })
+    };
+    Ok(versions.into_iter().filter_map(view).collect())
+}
+
+async fn view(app: &App, version: Version) -> Result<VersionView, ApiError> {
+    views(app, vec![version]).await?.pop().ok_or(ApiError::NotFound)
+}
+
+/// A version that the caller may do this to: what holds for its template holds for it.
+pub(crate) async fn find(
+    app: &App,
+    caller: &Caller,
+    id: VersionId,
+    action: Action,
+) -> Result<Version, ApiError> {
+    let version = version::find(app.db(), id).await?.ok_or(ApiError::NotFound)?;
+    match version.template_id {
+        Some(template) => {
+            template::find(app, caller, template, action).await?;
+        }
+        None => caller.authorize(action, &orphans_of(version.organization_id))?,
+    }
+    Ok(version)
+}
+
+/// Versions without a template are for those who manage the organization's templates.
+fn orphans_of(organization: OrganizationId) -> Resource {
+    Resource::new(ResourceKind::Template).in_organization(organization)
+}
+
+#[derive(Deserialize)]
+struct VariableValue {
+    name: String,
+    value: String,
+}
+
+#[derive(Deserialize)]
+struct Create {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    message: String,
+    template_id: Option<TemplateId>,
+    storage_method: String,
+    file_id: Option<FileId>,
+    provisioner: ProvisionerType,
+    #[serde(default)]
+    tags: BTreeMap<String, String>,
+    #[serde(default)]
+    user_variable_values: Vec<VariableValue>,
+}
+
+/// Records a version and its import job; a daemon does the rest.
+#[tracing::instrument(name = "http.version.create", skip_all)]
+async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    origin: Origin,
+    Path(organization): Path<String>,
+    Json(body): Json<Create>,
+) -> Result<(StatusCode, Json<VersionView>), ApiError> {
+    let organization = lookup::organization(&app, &caller, &organization).await?;
+    match body.template_id {
+        Some(id) => {
+            let template = template::find(&app, &caller, id, Action::Update).await?;
+            if template.organization_id != organization.id {
+                return Err(ApiError::field("template_id", "belongs to another organization"));
+            }
+        }
+        None => caller.authorize(Action::Create, &orphans_of(organization.id))?,
+    }
+    if body.storage_method != "file" {
+        let detail = format!("{:?} is unknown; use \"file\"", body.storage_method);
+        return Err(ApiError::field("storage_method", detail));
+    }
+    let file_id = archive(&app, &caller, body.file_id).await?;
+    let name = match body.name {
+        name if name.is_empty() => format!("v-{}", auth::random_text::<10>(&app).to_lowercase()),
+        name => name,
+    };
+    berth_domain::name::template_version(&name)?;
+    let mut work = app.begin().await?;
+    let variables = body.user_variable_values.into_iter();
+    let new = NewVersion {
+        id: VersionId(work.id()),
+        job_id: JobId(work.id()),
+        organization_id: organization.id,
+        template_id: body.template_id,
+        name,
+        message: body.message,
+        provisioner: body.provisioner,
+        file_id,
+        variables: variables.map(|it| (it.name, it.value)).collect(),
+        tags: normalize_tags(body.tags, caller.id()),
+        created_by: caller.id(),
+        trace: work.trace(),
+        now: work.now(),
+    };
+    version::insert(work.conn(), &new).await?;
+    work.emit(Event::JobPosted(JobPosted {
+        organization_id: new.organization_id,
+        provisioner: new.provisioner,
+        count: 1,
+    }));
+    let change = Change::new("create", "template_version", new.id.0);
+    let change = change.of(&new.name).within(new.organization_id);
+    audit::record(&mut work, caller.id(), &origin, change).await?;
+    work.commit().await?;
+    let version = version::find(app.db(), new.id).await?.ok_or(ApiError::NotFound)?;
+    Ok((StatusCode::CREATED, Json(view(&app, version).await?)))
+}
+
+/// The archive that is named, if the caller may read it.
+async fn archive(app: &App, caller: &Caller, id: Option<FileId>) -> Result<FileId, ApiError> {
+    let id = id.ok_or_else(|| ApiError::field("file_id", "is missing; upload an archive first"))?;
+    let unknown = || ApiError::field("file_id", format!("no file {id}; upload an archive first"));
+    let file = berth_db::file::find(app.db(), id).await?.ok_or_else(unknown)?;
+    let resource = Resource::new(ResourceKind::File).owned_by(file.created_by);
+    if caller.may(Action::Read, &resource) { Ok(id) } else { Err(unknown()) }
+}
+
+#[tracing::instrument(name = "http.version.get", skip_all)]
+async fn show(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<VersionId>,
+) -> Result<Json<VersionView>, ApiError> {
+    let version = find(&app, &caller, id, Action::Read).await?;
+    Ok(Json(view(&app, version).await?))
+}
+
+#[derive(Deserialize)]
+struct Rename {
+    #[serde(default)]
+    name: String,
+    message: Option<String>,
+}
+
+#[tracing::instrument(name = "http.version.update", skip_all)]
+async fn rename(
+    State(app): State<App>,
+    caller: Caller,
+    origin: Origin,
+    Path(id): Path<VersionId>,
+    Json(body): Json<Rename>,
+) -> Result<Json<VersionView>, ApiError> {
+    let old = find(&app, &caller, id, Action::Update).await?;
+    let name = if body.name.is_empty() { old.name.clone() } else { body.name };
+    berth_domain::name::template_version(&name)?;
+    let message = body.message.unwrap_or_else(|| old.message.clone());
+    let mut work = app.begin().await?;
+    let now = work.now();
+    version::rename(work.conn(), id, (&name, &message), now).await?;
+    let before = json!({ "name": old.name, "message": old.message });
+    let after = json!({ "name": name, "message": message });
+    let change = Change::new("write", "template_version", id.0)
+        .of(&name)
+        .within(old.organization_id)
+        .with_diff(audit::diff(&before, &after));
+    audit::record(&mut work, caller.id(), &origin, change).await?;
+    work.commit().await?;
+    let version = version::find(app.db(), id).await?.ok_or(ApiError::NotFound)?;
+    Ok(Json(view(&app, version).await?))
+}
+
+#[tracing::instrument(name = "http.version.cancel", skip_all)]
+async fn cancel(
+    State(app): State<App>,
+    caller: Caller,
+    origin: Origin,
+    Path(id): Path<VersionId>,
+) -> Result<Json<Message>, ApiError> {
+    let version = find(&app, &caller, id, Action::Update).await?;
+    let mut work = app.begin().await?;
+    let now = work.now();
+    let canceled = version::cancel_import(work.conn(), version.job_id, caller.id(), now).await?;
+    let Some(_) = canceled else {
+        return Err(ApiError::Precondition(
+            "The import has ended, or its cancellation was asked before.".to_owned(),
+        ));
+    };
+    work.emit(Event::JobCanceled(JobCanceled { job_id: version.job_id }));
+    let change = Change::new("write", "template_version", id.0);
+    let change = change.of(version.name).within(version.organization_id);
+    audit::record(&mut work, caller.id(), &origin, change).await?;
+    work.commit().await?;
+    Ok(Json(Message::new("Job has been marked as canceled.")))
+}
+
+#[derive(Serialize)]
+struct PresetView {
+    id: PresetId,
+    name: String,
+    description: String,
+    icon: String,
+    default: bool,
+    #[serde(rename = "desiredPrebuildInstances", skip_serializing_if = "Option::is_none")]
+    desired_prebuild_instances: Option<i32>,
+    parameters: Vec<NamedValue>,
+}
+
+#[derive(Serialize)]
+struct NamedValue {
+    name: String,
+    value: String,
+}
+
+#[tracing::instrument(name = "http.version.list_presets", skip_all)]
+async fn list_presets(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<VersionId>,
+) -> Result<Json<Vec<PresetView>>, ApiError> {
+    find(&app, &caller, id, Action::Read).await?;
+    let presets = preset::list(app.db(), id).await?;
+    let view = |it: preset::Preset| PresetView {
+        id: it.id,
+        name: it.name,
+        description: it.description,
+        icon: it.icon,
+        default: it.is_default,
+        desired_prebuild_instances: it.desired_instances,
+        parameters: it
+            .parameters
+            .into_iter()
+            .map(|(name, value)| NamedValue { name, value })
+            .collect(),
+    };
+    Ok(Json(presets.into_iter().map(view).collect()))
+}
+
+fn parameter_json(it: &Parameter) -> Value {
+    let rules = &it.validation;
+    let mut json = json!({
+        "name": it.name,
+        "display_name": it.display_name,
+        "description": it.description,
+        "description_plaintext": it.description,
+        "type": it.kind,
+        "form_type": it.form_type,
+        "mutable": it.mutable,
+        "default_value": it.default_value,
+        "icon": it.icon,
+        "options": it.options,
+        "required": it.required,
+        "ephemeral": it.ephemeral,
+        "validation_error": rules.error,
+        "validation_regex": rules.regex.as_deref().unwrap_or_default(),
+    });
+    let rest = [
+        ("validation_min", rules.min.map(Value::from)),
+        ("validation_max", rules.max.map(Value::from)),
+        ("validation_monotonic", rules.monotonic.map(|it| it.as_str().into())),
+    ];
+    for (key, value) in rest {
+        if let Some(value) = value {
+            json[key] = value;
+        }
+    }
+    json
+}
+
+#[tracing::instrument(name = "http.version.list_parameters", skip_all)]
+async fn list_parameters(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<VersionId>,
+) -> Result<Json<Vec<Value>>, ApiError> {
+    find(&app, &caller, id, Action::Read).await?;
+    let parameters = version::list_parameters(app.db(), id).await?;
+    Ok(Json(parameters.iter().map(parameter_json).collect()))
+}
+
+#[derive(Serialize)]
+struct VariableView {
+    name: String,
+    description: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    value: String,
+    default_value: String,
+    required: bool,
+    sensitive: bool,
+}
+
+#[tracing::instrument(name = "http.version.list_variables", skip_all)]
+async fn list_variables(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<VersionId>,
+) -> Result<Json<Vec<VariableView>>, ApiError> {
+    find(&app, &caller, id, Action::Update).await?;
+    let variables = version::list_variables(app.db(), id).await?;
+    let view = |it: version::Variable| VariableView {
+        name: it.name,
+        description: it.description,
+        // Clients know these three; anything richer is written as text.
+        kind: match it.kind.as_str() {
+            "number" => "number",
+            "bool" => "bool",
+            _ => "string",
+        },
+        value: if it.sensitive { String::new() } else { it.value },
+        default_value: if it.sensitive { String::new() } else { it.default_value },
+        required: it.required,
+        sensitive: it.sensitive,
+    };
+    Ok(Json(variables.into_iter().map(view).collect()))
+}
+
+#[tracing::instrument(name = "http.version.list_resources", skip_all)]
+async fn list_resources(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<VersionId>,
+) -> Result<Json<Vec<Value>>, ApiError> {
+    let version = find(&app, &caller, id, Action::Read).await?;
+    Ok(Json(workspace_view::resources(&app, version.job_id).await?))
+}
+
+/// Templates cannot ask for external accounts yet, so none is ever needed.
+#[tracing::instrument(name = "http.version.list_external_auth", skip_all)]
+async fn list_external_auth(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<VersionId>,
+) -> Result<Json<[Value; 0]>, ApiError> {
+    find(&app, &caller, id, Action::Read).await?;
+    Ok(Json([]))
+}
