@@ -13,32 +13,72 @@ use crate::{DbError, Executor, at, maybe_time};
 pub mod view;
 
 /// The agent that a token belongs to, and where it runs.
-#[derive(Debug, Clone)]
-pub struct Me {
+#[derive(Debug, Clone, Copy)]
+pub struct AgentIdentity {
     /// The agent.
     pub id: AgentId,
-    /// Its name.
-    pub name: String,
     /// Started by another agent.
     pub is_sub_agent: bool,
     /// Where it is in its life.
     pub lifecycle: AgentLifecycle,
-    /// When it was first heard of.
-    pub first_connected_at: Option<Timestamp>,
     /// When it was last heard of, as far as it was written down.
     pub last_connected_at: Option<Timestamp>,
+    /// Whether it was found lost since.
+    pub is_disconnected: bool,
     /// The workspace.
     pub workspace_id: WorkspaceId,
+    /// The workspace's owner.
+    pub owner_id: UserId,
+    /// The workspace's organization.
+    pub organization_id: OrganizationId,
+    /// The build that made the agent.
+    pub build_id: Option<BuildId>,
+}
+
+/// The agent of a token. `None`: no agent of a live workspace has it.
+#[tracing::instrument(name = "db.agent.find_by_token", level = "debug", skip_all, err)]
+pub async fn find_by_token(
+    db: impl Executor<'_>,
+    token: Uuid,
+) -> Result<Option<AgentIdentity>, DbError> {
+    let row = sqlx::query!(
+        "
+        select a.id, a.parent_id, a.lifecycle_state, a.last_connected_at, a.disconnected_at,
+               w.id as workspace_id, w.owner_id, w.organization_id, a.build_id
+        from workspace_agents a
+        join workspaces w on w.id = a.workspace_id
+        where a.auth_token = $1 and not a.retired and not w.deleted",
+        token
+    )
+    .fetch_optional(db)
+    .await?;
+    row.map(|row| {
+        Ok(AgentIdentity {
+            id: AgentId(row.id),
+            is_sub_agent: row.parent_id.is_some(),
+            lifecycle: row.lifecycle_state.parse()?,
+            last_connected_at: maybe_time(row.last_connected_at),
+            is_disconnected: row.disconnected_at.is_some(),
+            workspace_id: WorkspaceId(row.workspace_id),
+            owner_id: UserId(row.owner_id),
+            organization_id: OrganizationId(row.organization_id),
+            build_id: row.build_id.map(BuildId),
+        })
+    })
+    .transpose()
+}
+
+/// What an agent needs to know about its workspace, beside scripts and apps.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    /// The agent's name.
+    pub name: String,
     /// The workspace's name.
     pub workspace_name: String,
     /// The workspace's owner.
     pub owner_id: UserId,
     /// The owner's user name.
     pub owner_name: String,
-    /// The workspace's organization.
-    pub organization_id: OrganizationId,
-    /// The build that made the agent.
-    pub build_id: Option<BuildId>,
     /// Working directory of scripts.
     pub directory: String,
     /// Variables for everything it starts.
@@ -47,49 +87,36 @@ pub struct Me {
     pub motd_file: String,
     /// `[{key, display_name, script, interval, timeout, order}]`
     pub metadata: Value,
-    /// Bytes of log kept.
-    pub logs_length: i32,
 }
 
-/// The agent of a token. `None`: no agent of a live workspace has it.
-#[tracing::instrument(name = "db.agent.find_by_token", level = "debug", skip_all, err)]
-pub async fn find_by_token(db: impl Executor<'_>, token: Uuid) -> Result<Option<Me>, DbError> {
+/// The manifest of an agent.
+#[tracing::instrument(name = "db.agent.find_manifest", skip_all, fields(agent.id = %agent), err)]
+pub async fn find_manifest(
+    db: impl Executor<'_>,
+    agent: AgentId,
+) -> Result<Option<Manifest>, DbError> {
     let row = sqlx::query!(
-        r#"
-        select a.id, a.name, a.parent_id, a.lifecycle_state, a.first_connected_at,
-               a.last_connected_at, w.id as workspace_id, w.name as workspace_name, w.owner_id,
-               u.username, w.organization_id, a.build_id, a.directory, a.environment_variables,
-               a.motd_file, a.metadata, a.logs_length
+        "
+        select a.name, w.name as workspace_name, w.owner_id, u.username, a.directory,
+               a.environment_variables, a.motd_file, a.metadata
         from workspace_agents a
         join workspaces w on w.id = a.workspace_id
         join users u on u.id = w.owner_id
-        where a.auth_token = $1 and not a.retired and not w.deleted"#,
-        token
+        where a.id = $1",
+        agent.0
     )
     .fetch_optional(db)
     .await?;
-    row.map(|row| {
-        Ok(Me {
-            id: AgentId(row.id),
-            name: row.name,
-            is_sub_agent: row.parent_id.is_some(),
-            lifecycle: row.lifecycle_state.parse()?,
-            first_connected_at: maybe_time(row.first_connected_at),
-            last_connected_at: maybe_time(row.last_connected_at),
-            workspace_id: WorkspaceId(row.workspace_id),
-            workspace_name: row.workspace_name,
-            owner_id: UserId(row.owner_id),
-            owner_name: row.username,
-            organization_id: OrganizationId(row.organization_id),
-            build_id: row.build_id.map(BuildId),
-            directory: row.directory,
-            environment_variables: row.environment_variables,
-            motd_file: row.motd_file,
-            metadata: row.metadata,
-            logs_length: row.logs_length,
-        })
-    })
-    .transpose()
+    Ok(row.map(|row| Manifest {
+        name: row.name,
+        workspace_name: row.workspace_name,
+        owner_id: UserId(row.owner_id),
+        owner_name: row.username,
+        directory: row.directory,
+        environment_variables: row.environment_variables,
+        motd_file: row.motd_file,
+        metadata: row.metadata,
+    }))
 }
 
 /// What an agent says when it starts.
@@ -218,9 +245,12 @@ pub async fn mark_pool_ready(
               )
             returning w.revision, w.pool_preset_id
         ), pool as (
-            update prebuild_pools p
-            set dirty_at = $2, consecutive_failures = 0
-            from workspace w where p.preset_id = w.pool_preset_id
+            update prebuild_pools p set consecutive_failures = 0
+            from workspace w
+            where p.preset_id = w.pool_preset_id and p.consecutive_failures <> 0
+        ), marked as (
+            insert into prebuild_pool_marks (preset_id, created_at)
+            select pool_preset_id, $2 from workspace
         )
         select revision, pool_preset_id as "preset_id!" from workspace"#,
         workspace.0,
@@ -249,9 +279,12 @@ pub async fn mark_pool_failed(
             returning revision, pool_preset_id
         ), pool as (
             update prebuild_pools p
-            set dirty_at = $2, consecutive_failures = p.consecutive_failures + 1,
-                last_failure_at = $2, failed_total = p.failed_total + 1
+            set consecutive_failures = p.consecutive_failures + 1, last_failure_at = $2,
+                failed_total = p.failed_total + 1
             from workspace w where p.preset_id = w.pool_preset_id
+        ), marked as (
+            insert into prebuild_pool_marks (preset_id, created_at)
+            select pool_preset_id, $2 from workspace
         )
         select revision, pool_preset_id as "preset_id!" from workspace"#,
         workspace.0,

@@ -28,7 +28,11 @@ pub struct Line {
 /// Stores lines in order. `false`: they do not fit any more, none was stored, and the agent is
 /// marked as overflowed.
 #[tracing::instrument(name = "db.agent_log.insert", level = "debug", skip_all, fields(agent.id = %agent, lines = lines.len()), err)]
-pub async fn insert(db: impl Executor<'_>, agent: AgentId, lines: &[Line]) -> Result<bool, DbError> {
+pub async fn insert(
+    db: impl Executor<'_>,
+    agent: AgentId,
+    lines: &[Line],
+) -> Result<bool, DbError> {
     let bytes = lines.iter().map(|line| line.output.len()).sum::<usize>();
     let bytes = i32::try_from(bytes).unwrap_or(MAX_BYTES + 1).min(MAX_BYTES + 1);
     let sources: Vec<Uuid> = lines.iter().map(|line| line.source_id.0).collect();

@@ -2,9 +2,7 @@
 //! prebuild to its new owner.
 
 use berth_domain::authz::Acl;
-use berth_domain::id::{
-    OrganizationId, PresetId, TemplateId, UserId, VersionId, WorkspaceId,
-};
+use berth_domain::id::{OrganizationId, PresetId, TemplateId, UserId, VersionId, WorkspaceId};
 use berth_domain::parameter::Parameter;
 use berth_domain::preset::Preset;
 use berth_domain::quota::Quota;
@@ -17,7 +15,6 @@ use serde_json::Value;
 use crate::build::{NewBuild, QueuedBuild};
 use crate::workspace::NewWorkspace;
 use crate::{DbError, Executor, at};
-
 
 /// Which template version a workspace is asked of.
 #[derive(Debug, Clone, Copy)]
@@ -218,14 +215,11 @@ pub struct Claimed {
     pub build: QueuedBuild,
     /// When the prebuild was made.
     pub prebuild_created_at: Timestamp,
-    /// Whether the pool was marked as to be looked at. `false`: another transaction holds its row;
-    /// mark it after the commit.
-    pub marked: bool,
 }
 
 /// Hands one claimable prebuild of the preset to its new owner, in one statement: the workspace
-/// row, the claim build with its parameters and job, and the revocation of keys made for the
-/// prebuild. Never waits for a prebuild that somebody else is claiming. `new.workspace_id` is not
+/// row, the claim build with its parameters and job, the mark of the pool, and the revocation of
+/// keys made for the prebuild. Never waits for a prebuild that somebody else is claiming. `new.workspace_id` is not
 /// read: the statement finds the workspace. `None`: there is none to be had.
 #[tracing::instrument(name = "db.claim.take", skip_all, fields(preset.id = %preset), err)]
 #[expect(clippy::too_many_lines, reason = "one statement, laid out")]
@@ -331,7 +325,6 @@ pub async fn take(
                 provisioner: row.provisioner.parse()?,
             },
             prebuild_created_at: row.created_at.to_jiff(),
-            marked: row.marked,
         })
     })
     .transpose()
@@ -388,10 +381,7 @@ pub async fn diagnose(
                           or z.scope_id in (p.organization_id, p.template_id, p.preset_id))
                ) as "paused!",
                coalesce(t.active_version_id = p.template_version_id, false) as "active!",
-               coalesce((
-                   select d.reasons from prebuild_decisions d where d.preset_id = p.preset_id
-                   order by d.created_at desc limit 1
-               ), '[]') as "reasons!"
+               p.last_reasons as reasons
         from prebuild_pools p
         left join templates t on t.id = p.template_id
         cross join lateral (
@@ -428,4 +418,3 @@ pub async fn diagnose(
     })
     .transpose()
 }
-

@@ -252,10 +252,7 @@ pub async fn find(db: impl Executor<'_>, id: WorkspaceId) -> Result<Option<Works
 
 /// Reads workspaces, in the order of `ids`; deleted ones too.
 #[tracing::instrument(name = "db.workspace.list", skip_all, fields(rows = ids.len()), err)]
-pub async fn list(
-    db: impl Executor<'_>,
-    ids: &[WorkspaceId],
-) -> Result<Vec<Workspace>, DbError> {
+pub async fn list(db: impl Executor<'_>, ids: &[WorkspaceId]) -> Result<Vec<Workspace>, DbError> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query!(
         r#"

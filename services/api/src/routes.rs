@@ -21,6 +21,7 @@ mod workspace_view;
 
 use axum::Router;
 use axum::middleware;
+use axum::routing::get;
 
 use crate::app::App;
 use crate::edge;
@@ -51,6 +52,7 @@ pub(crate) fn router(app: App) -> Router {
     Router::new()
         .nest("/api/v2", api.fallback(unknown).method_not_allowed_fallback(unknown))
         .merge(meta::outside())
+        .route("/api/experimental/watch-all-workspacebuilds", get(watch::all))
         .fallback(unknown)
         .layer(middleware::from_fn_with_state(app.clone(), edge::guard))
         .with_state(app)

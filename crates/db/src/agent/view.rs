@@ -1,8 +1,6 @@
 //! Agents, their apps, scripts and log sources as they are shown.
 
-use berth_domain::id::{
-    AgentId, AppId, BuildId, LogSourceId, ResourceId, ScriptId, WorkspaceId,
-};
+use berth_domain::id::{AgentId, AppId, BuildId, LogSourceId, ResourceId, ScriptId, WorkspaceId};
 use berth_domain::state::AgentLifecycle;
 use jiff::Timestamp;
 use serde_json::Value;
