@@ -63,3 +63,24 @@ pub async fn carry(db: impl Executor<'_>, jobs: &[JobId]) -> Result<(), DbError>
     .await?;
     Ok(())
 }
+
+/// Parameters of the build before this one: name, value.
+#[tracing::instrument(name = "db.build_state.list_previous_parameters", skip_all, fields(build.id = %build), err)]
+pub async fn list_previous_parameters(
+    db: impl Executor<'_>,
+    build: BuildId,
+) -> Result<Vec<(String, String)>, DbError> {
+    let rows = sqlx::query!(
+        "
+        select v.name, v.value
+        from workspace_builds b
+        join workspace_builds p
+            on p.workspace_id = b.workspace_id and p.build_number = b.build_number - 1
+        join workspace_build_parameters v on v.build_id = p.id
+        where b.id = $1 order by v.name",
+        build.0
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.name, row.value)).collect())
+}

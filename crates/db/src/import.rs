@@ -296,10 +296,7 @@ pub async fn read_piece(
 
 /// The version that an import or dry run job is about.
 #[tracing::instrument(name = "db.import.find_version", level = "debug", skip_all, fields(job.id = %job), err)]
-pub async fn find_version(
-    db: impl Executor<'_>,
-    job: JobId,
-) -> Result<Option<VersionId>, DbError> {
+pub async fn find_version(db: impl Executor<'_>, job: JobId) -> Result<Option<VersionId>, DbError> {
     let id = sqlx::query_scalar!("select id from template_versions where job_id = $1", job.0)
         .fetch_optional(db)
         .await?;

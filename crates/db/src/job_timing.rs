@@ -24,11 +24,7 @@ pub struct Timing {
 
 /// Stores the timings of a job.
 #[tracing::instrument(name = "db.job_timing.insert", level = "debug", skip_all, fields(job.id = %job, timings = timings.len()), err)]
-pub async fn insert(
-    db: impl Executor<'_>,
-    job: JobId,
-    timings: &[Timing],
-) -> Result<(), DbError> {
+pub async fn insert(db: impl Executor<'_>, job: JobId, timings: &[Timing]) -> Result<(), DbError> {
     let starts: Vec<_> = timings.iter().map(|it| at(it.started_at)).collect();
     let ends: Vec<_> = timings.iter().map(|it| at(it.ended_at)).collect();
     let stages: Vec<String> = timings.iter().map(|it| it.stage.to_owned()).collect();

@@ -1,1 +1,69 @@
 //! gRPC for provisioner daemons: jobs, logs, results, files; the reaper.
+//!
+//! Any number of replicas: what a job's row says decides, and every report carries the lease token
+//! of the holding it belongs to. A replica keeps in memory only who is connected to it and who
+//! waits for a job there.
+
+mod acquire;
+mod auth;
+mod broker;
+mod complete;
+mod config;
+mod effect;
+mod error;
+mod file;
+mod listen;
+mod metrics;
+mod queue;
+mod quota;
+mod reaper;
+mod register;
+mod registry;
+mod service;
+mod update;
+
+pub use config::{Config, Grpc, Limits};
+
+use berth_backbone::Backbone;
+use berth_proto::MAX_MESSAGE;
+use berth_proto::v1::provisioner_service_server::ProvisionerServiceServer;
+use berth_service_kit::Context;
+use tokio::net::TcpListener;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::broker::Broker;
+use crate::service::Service;
+
+/// Runs the broker until it is told to stop. Announces `grpc`, the address it listens on.
+pub async fn run(ctx: Context<Config>) -> anyhow::Result<()> {
+    let backbone = Backbone::open(&ctx).await?;
+    let broker = Broker::new(&ctx, backbone)?;
+    let listener = TcpListener::bind(ctx.config.grpc.addr).await?;
+    ctx.announce("grpc", listener.local_addr()?)?;
+    ctx.spawn("postings", listen::postings(broker.clone()));
+    ctx.spawn("cancels", listen::cancels(broker.clone()));
+    ctx.spawn("reaper", reaper::run(broker.clone()));
+    ctx.spawn("gauges", metrics::sample(broker.clone()));
+    ctx.spawn("grpc", serve(broker, listener));
+    ctx.drain().await
+}
+
+/// Serves until shutdown; then streams end, polls answer with nothing, and calls in hand finish.
+async fn serve(broker: Broker, listener: TcpListener) -> Result<(), tonic::transport::Error> {
+    let service = ProvisionerServiceServer::new(Service(broker.clone()))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let stop = broker.stop.clone();
+    let outcome = Server::builder()
+        .http2_keepalive_interval(Some(config::KEEPALIVE))
+        .http2_keepalive_timeout(Some(config::KEEPALIVE))
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+        .await;
+    // What callers left behind: jobs to put back, daemons to mark as gone.
+    broker.errands.close();
+    broker.errands.wait().await;
+    outcome
+}

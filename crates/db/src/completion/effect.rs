@@ -171,6 +171,25 @@ pub async fn mark_pools(
     Ok(())
 }
 
+/// Counts a claim that replaced resources.
+#[tracing::instrument(name = "db.completion.count_replaced", skip_all, fields(preset.id = %preset), err)]
+pub async fn count_replaced(db: impl Executor<'_>, preset: PresetId) -> Result<(), DbError> {
+    sqlx::query!(
+        "update prebuild_pools set replaced_total = replaced_total + 1 where preset_id = $1",
+        preset.0
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Ends the sessions that were made for a workspace.
+#[tracing::instrument(name = "db.completion.revoke_keys", skip_all, fields(workspace.id = %workspace), err)]
+pub async fn revoke_keys(db: impl Executor<'_>, workspace: WorkspaceId) -> Result<(), DbError> {
+    sqlx::query!("delete from api_keys where workspace_id = $1", workspace.0).execute(db).await?;
+    Ok(())
+}
+
 /// Records in the claim attempts how the builds that followed them ended. A second claim build of a
 /// workspace speaks for the same attempt.
 #[tracing::instrument(name = "db.completion.mark_attempts", skip_all, fields(jobs = jobs.len()), err)]

@@ -3,7 +3,7 @@
 use berth_domain::id::{
     BuildId, FileId, OrganizationId, PresetId, TemplateId, UserId, VersionId, WorkspaceId,
 };
-use berth_domain::state::{BuildStage, Transition};
+use berth_domain::state::{BuildReason, BuildStage, Transition};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -28,6 +28,12 @@ pub struct BuildInput {
     pub workspace_name: String,
     /// Its organization.
     pub organization_id: OrganizationId,
+    /// The organization's name.
+    pub organization_name: String,
+    /// The preset's name, where there is one.
+    pub preset_name: Option<String>,
+    /// Why it was made.
+    pub reason: BuildReason,
     /// Its owner.
     pub owner: BuildOwner,
     /// The template.
@@ -93,6 +99,7 @@ pub async fn find_build_input(
         r#"
         select b.id, b.build_number, b.transition, b.stage, b.preset_id,
                w.id as workspace_id, w.name as workspace_name, w.organization_id,
+               o.name as organization_name, s.name as "preset_name?", b.reason,
                u.id as owner_id, u.username, u.name as full_name, u.email, u.login_type,
                u.roles as site_roles, coalesce(m.roles, '{}') as "organization_roles!",
                array(
@@ -107,9 +114,11 @@ pub async fn find_build_input(
                v.id as version_id, v.name as version_name, v.modules_file_id
         from workspace_builds b
         join workspaces w on w.id = b.workspace_id
+        join organizations o on o.id = w.organization_id
         join users u on u.id = w.owner_id
         join templates t on t.id = w.template_id
         join template_versions v on v.id = b.template_version_id
+        left join template_version_presets s on s.id = b.preset_id
         left join organization_members m
             on m.organization_id = w.organization_id and m.user_id = u.id
         where b.id = $1"#,
@@ -127,6 +136,9 @@ pub async fn find_build_input(
             workspace_id: WorkspaceId(row.workspace_id),
             workspace_name: row.workspace_name,
             organization_id: OrganizationId(row.organization_id),
+            organization_name: row.organization_name,
+            preset_name: row.preset_name,
+            reason: row.reason.parse()?,
             owner: BuildOwner {
                 id: UserId(row.owner_id),
                 username: row.username,

@@ -73,8 +73,10 @@ pub async fn fail_lost(
     )
     .fetch_all(db)
     .await?;
-    let (applied, planned): (Vec<_>, Vec<_>) =
-        rows.into_iter().map(|row| (JobId(row.id), row.apply_started)).partition(|(_, applied)| *applied);
+    let (applied, planned): (Vec<_>, Vec<_>) = rows
+        .into_iter()
+        .map(|row| (JobId(row.id), row.apply_started))
+        .partition(|(_, applied)| *applied);
     let ids = |rows: Vec<(JobId, bool)>| rows.into_iter().map(|(id, _)| id).collect();
     Ok((ids(planned), ids(applied)))
 }

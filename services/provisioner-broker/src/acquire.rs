@@ -1,0 +1,257 @@
+//! Handing out jobs: the long poll, and everything that a daemon needs to run what it got.
+
+use std::time::Duration;
+
+use berth_bus::trace;
+use berth_db::job::{self, BuildInput, Filter, Held};
+use berth_db::{DbError, build, build_state, daemon};
+use berth_domain::id::{BuildId, DaemonId, OrganizationId, PREBUILDS_USER, VersionId};
+use berth_domain::state::{BuildStage, JobErrorCode, JobKind, Transition};
+use berth_proto::v1;
+use sha2::{Digest, Sha256};
+use tonic::Status;
+use uuid::Uuid;
+
+use crate::broker::Broker;
+use crate::complete::{Report, end_in_failure};
+use crate::error::{self, of_db};
+use crate::queue::{InHand, Queue};
+
+/// Longest a daemon may ask to wait, in seconds.
+const WAIT_MAX: u32 = 60;
+/// How long the session lives that a build's owner is given, in seconds.
+const SESSION_SECONDS: i32 = 7 * 24 * 3600;
+
+/// Why a job could not be made ready for its daemon.
+#[derive(Debug, thiserror::Error)]
+enum InputError {
+    /// The database.
+    #[error("read the job's input")]
+    Db(#[from] DbError),
+    /// What is stored makes no job: nobody could ever run it.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// Waits for a job for the daemon, at most as long as it asked. `None`: there was none.
+#[tracing::instrument(name = "rpc.provisioner.acquire_job", skip_all, fields(daemon.id = request.daemon_id), err(level = "info"))]
+pub(crate) async fn acquire(
+    broker: &Broker,
+    organization: OrganizationId,
+    request: &v1::AcquireJobRequest,
+) -> Result<Option<v1::Job>, Status> {
+    let daemon: DaemonId = error::id(&request.daemon_id, "daemon")?;
+    let filter = filter(broker, organization, daemon).await?;
+    let wait = Duration::from_secs(request.wait_seconds.min(WAIT_MAX).into());
+    let mut ticket = Queue::wait(broker, filter, daemon);
+    let in_hand = tokio::select! {
+        job = ticket.job() => job,
+        // A daemon that does not want to wait still gets what is there: one look takes this long.
+        () = tokio::time::sleep(wait.max(Duration::from_secs(1))) => None,
+        () = broker.stop.cancelled() => None,
+    };
+    match in_hand {
+        Some(in_hand) => start(broker, in_hand).await,
+        None => Ok(None),
+    }
+}
+
+async fn filter(
+    broker: &Broker,
+    organization: OrganizationId,
+    id: DaemonId,
+) -> Result<Filter, Status> {
+    let unknown =
+        || Status::failed_precondition(format!("daemon {id} is not registered: register first"));
+    if let Some(filter) = broker.registry.filter(id) {
+        return if filter.organization_id == organization { Ok(filter) } else { Err(unknown()) };
+    }
+    // Its stream may stand with another replica.
+    let found = daemon::find(&broker.backbone.db, organization, id).await.map_err(of_db)?;
+    let daemon = found.filter(|it| it.disconnected_at.is_none()).ok_or_else(unknown)?;
+    Ok(Filter {
+        organization_id: organization,
+        provisioners: daemon.provisioners,
+        tags: daemon.tags,
+    })
+}
+
+/// A trace of its own, linked to the one that queued the job.
+#[tracing::instrument(name = "job.start", skip_all, fields(job.id = %in_hand.held().id, job.kind = %in_hand.held().kind))]
+async fn start(broker: &Broker, in_hand: InHand) -> Result<Option<v1::Job>, Status> {
+    let held = in_hand.held().clone();
+    let stored = held.trace.as_object().into_iter().flatten();
+    trace::link(stored.filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))));
+    match job_of(broker, &held).await {
+        Ok(job) => {
+            in_hand.handed_over();
+            Ok(Some(job))
+        }
+        Err(InputError::Db(error)) => Err(of_db(error)),
+        Err(InputError::Broken(reason)) => {
+            in_hand.handed_over();
+            tracing::error!(job.id = %held.id, reason, "job cannot be run");
+            let report = Report {
+                job: held.id,
+                organization: held.organization_id,
+                lease: held.lease,
+                digest: Sha256::digest(held.lease.0.as_bytes()).to_vec(),
+            };
+            end_in_failure(broker, &report, (JobErrorCode::Infrastructure, &reason), None).await?;
+            Ok(None)
+        }
+    }
+}
+
+async fn job_of(broker: &Broker, held: &Held) -> Result<v1::Job, InputError> {
+    let lease = broker.limits.lease.as_duration().as_secs();
+    let stored = held.trace.as_object().into_iter().flatten();
+    let mut job = v1::Job {
+        id: held.id.to_string(),
+        lease_token: held.lease.to_string(),
+        lease_seconds: u32::try_from(lease).unwrap_or(u32::MAX),
+        provisioner_type: held.provisioner.to_string(),
+        organization_id: held.organization_id.to_string(),
+        archive_file_id: held.file_id.to_string(),
+        trace: stored
+            .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+            .collect(),
+        access_url: broker.access_url.clone(),
+        ..v1::Job::default()
+    };
+    match held.kind {
+        JobKind::WorkspaceBuild => fill_build(broker, held, &mut job).await?,
+        JobKind::TemplateVersionImport => {
+            let version: Uuid = input_id(held, "template_version_id")?;
+            job.variables = variables(broker, VersionId(version)).await?;
+            let import = v1::TemplateImport { metadata: Some(v1::Metadata::default()) };
+            job.input = Some(v1::job::Input::TemplateImport(import));
+            record_wait(broker, held, ("", ""));
+        }
+        JobKind::TemplateVersionDryRun => {
+            let version: Uuid = input_id(held, "template_version_id")?;
+            job.variables = variables(broker, VersionId(version)).await?;
+            job.input = Some(v1::job::Input::TemplateDryRun(v1::TemplateDryRun {
+                parameters: dry_run_parameters(&held.input),
+                metadata: Some(v1::Metadata::default()),
+            }));
+            record_wait(broker, held, ("", ""));
+        }
+    }
+    Ok(job)
+}
+
+fn input_id(held: &Held, key: &str) -> Result<Uuid, InputError> {
+    let text = held.input.get(key).and_then(serde_json::Value::as_str);
+    text.and_then(|it| it.parse().ok())
+        .ok_or_else(|| InputError::Broken(format!("the job's input has no {key}")))
+}
+
+fn dry_run_parameters(input: &serde_json::Value) -> Vec<v1::ParameterValue> {
+    let text = |value: &serde_json::Value, key: &str| {
+        value.get(key).and_then(serde_json::Value::as_str).map(ToOwned::to_owned)
+    };
+    let list = input.get("parameters").and_then(serde_json::Value::as_array);
+    list.into_iter()
+        .flatten()
+        .filter_map(|it| {
+            Some(v1::ParameterValue { name: text(it, "name")?, value: text(it, "value")? })
+        })
+        .collect()
+}
+
+async fn variables(broker: &Broker, version: VersionId) -> Result<Vec<v1::VariableValue>, DbError> {
+    let rows = job::list_variables(&broker.backbone.db, version).await?;
+    Ok(rows
+        .into_iter()
+        .map(|it| v1::VariableValue { name: it.name, value: it.value, sensitive: it.sensitive })
+        .collect())
+}
+
+async fn fill_build(broker: &Broker, held: &Held, job: &mut v1::Job) -> Result<(), InputError> {
+    let db = &broker.backbone.db;
+    let id = BuildId(input_id(held, "workspace_build_id")?);
+    let build = job::find_build_input(db, id)
+        .await?
+        .ok_or_else(|| InputError::Broken(format!("build {id} does not exist")))?;
+    let state = match build_state::find_previous(db, id).await? {
+        Some(packed) => zstd::decode_all(packed.as_slice()).map_err(|error| {
+            InputError::Broken(format!("the state of the build before is damaged: {error}"))
+        })?,
+        None => Vec::new(),
+    };
+    let parameters = build::list_parameters(db, id).await?;
+    let previous = build_state::list_previous_parameters(db, id).await?;
+    let is_claim = build.stage == BuildStage::Claim;
+    let agents =
+        if is_claim { job::list_running_agents(db, build.workspace_id).await? } else { Vec::new() };
+    let token = session_token(broker, &build).await?;
+    job.variables = variables(broker, build.version_id).await?;
+    job.modules_file_id = build.modules_file_id.map(|it| it.to_string());
+    let is_prebuild = build.stage == BuildStage::Prebuild;
+    let reason = if is_prebuild { "prebuild" } else { build.reason.as_str() };
+    record_wait(broker, held, (build.transition.as_str(), reason));
+    job.input = Some(v1::job::Input::WorkspaceBuild(v1::WorkspaceBuild {
+        build_id: id.to_string(),
+        state,
+        parameters: values(parameters),
+        previous_parameters: values(previous),
+        metadata: Some(metadata(build, token)),
+        running_agents: agents
+            .into_iter()
+            .map(|it| v1::RunningAgent { agent_id: it.state_id, token: it.token.to_string() })
+            .collect(),
+    }));
+    Ok(())
+}
+
+fn record_wait(broker: &Broker, held: &Held, (transition, reason): (&str, &str)) {
+    let labels = [held.provisioner.as_str(), held.kind.as_str(), transition, reason];
+    broker.metrics.waits.with_label_values(&labels).observe(held.waited_seconds.max(0.001));
+}
+
+fn values(pairs: Vec<(String, String)>) -> Vec<v1::ParameterValue> {
+    pairs.into_iter().map(|(name, value)| v1::ParameterValue { name, value }).collect()
+}
+
+/// A session for the workspace's owner; empty for the prebuilds user, which can have none, and on
+/// delete, which needs none.
+async fn session_token(broker: &Broker, build: &BuildInput) -> Result<String, DbError> {
+    if build.owner.id == PREBUILDS_USER || build.transition == Transition::Delete {
+        return Ok(String::new());
+    }
+    let ids = broker.backbone.ids;
+    let (id, secret) = (hex::encode(ids.bytes::<5>()), hex::encode(ids.bytes::<11>()));
+    let hash = Sha256::digest(secret.as_bytes());
+    let lifetime = (broker.backbone.clock.now(), SESSION_SECONDS);
+    let db = &broker.backbone.db;
+    job::put_owner_key(db, build.workspace_id, build.owner.id, (&id, &hash), lifetime).await?;
+    Ok(format!("{id}-{secret}"))
+}
+
+fn metadata(build: BuildInput, owner_session_token: String) -> v1::Metadata {
+    let organization = build.organization_id.to_string();
+    let site = build.owner.site_roles.into_iter().map(|name| (name, String::new()));
+    let local = build.owner.organization_roles.into_iter().map(|it| (it, organization.clone()));
+    v1::Metadata {
+        transition: v1::Transition::from(build.transition).into(),
+        workspace_id: build.workspace_id.to_string(),
+        workspace_name: build.workspace_name,
+        owner_id: build.owner.id.to_string(),
+        owner_name: build.owner.username,
+        owner_full_name: build.owner.full_name,
+        owner_email: build.owner.email,
+        owner_groups: build.owner.groups,
+        owner_session_token,
+        owner_login_type: build.owner.login_type,
+        owner_roles: site
+            .chain(local)
+            .map(|(name, organization_id)| v1::Role { name, organization_id })
+            .collect(),
+        template_id: build.template_id.to_string(),
+        template_name: build.template_name,
+        template_version: build.version_name,
+        build_id: build.id.to_string(),
+        stage: v1::BuildStage::from(build.stage).into(),
+    }
+}

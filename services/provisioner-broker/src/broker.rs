@@ -1,0 +1,48 @@
+//! What all calls share.
+
+use std::sync::Arc;
+
+use berth_backbone::Backbone;
+use berth_service_kit::Context;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, Limits};
+use crate::metrics::Metrics;
+use crate::queue::Queue;
+use crate::registry::Registry;
+
+/// What all calls share. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Broker {
+    pub(crate) backbone: Backbone,
+    pub(crate) limits: Limits,
+    pub(crate) access_url: String,
+    /// Who is connected to this replica.
+    pub(crate) registry: Arc<Registry>,
+    /// Who waits for a job at this replica.
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) uploads: Arc<Semaphore>,
+    /// Cancelled when the process has to stop.
+    pub(crate) stop: CancellationToken,
+    /// What outlives the call that began it; waited for at the end.
+    pub(crate) errands: TaskTracker,
+}
+
+impl Broker {
+    pub(crate) fn new(ctx: &Context<Config>, backbone: Backbone) -> anyhow::Result<Self> {
+        Ok(Self {
+            backbone,
+            limits: ctx.config.limits.clone(),
+            access_url: ctx.config.access_url.clone(),
+            registry: Arc::default(),
+            queue: Arc::default(),
+            metrics: Arc::new(Metrics::register(&ctx.metrics)?),
+            uploads: Arc::new(Semaphore::new(ctx.config.limits.uploads)),
+            stop: ctx.shutdown.clone(),
+            errands: TaskTracker::new(),
+        })
+    }
+}

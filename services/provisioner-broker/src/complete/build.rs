@@ -1,0 +1,86 @@
+//! The result of a workspace build.
+
+use std::collections::BTreeMap;
+
+use berth_backbone::Work;
+use berth_bus::event::{Event, Notify};
+use berth_db::completion::{self, Owner};
+use berth_db::job::{self, BuildInput, Locked};
+use berth_db::{DbError, build_state};
+use berth_domain::notification::NotificationTemplate;
+use berth_domain::state::{BuildStage, JobStatus};
+use berth_proto::v1;
+
+use super::collect::{self, Collected};
+use super::{Refusal, build_id, packed};
+
+/// Stores state, resources, agents and what belongs to them; agents of earlier builds are retired.
+pub(super) async fn store(
+    work: &mut Work,
+    job: &Locked,
+    status: JobStatus,
+    result: &v1::WorkspaceBuildResult,
+) -> Result<(), Refusal> {
+    let id = build_id(job)
+        .ok_or_else(|| Refusal::Template("the job's input names no build".to_owned()))?;
+    let build = job::find_build_input(work.conn(), id)
+        .await?
+        .ok_or_else(|| Refusal::Template(format!("build {id} does not exist")))?;
+    let now = work.now();
+    let found = collect::collect(work.ids(), &result.resources).map_err(Refusal::Template)?;
+    build_state::insert(work.conn(), id, &packed(&result.state)).await?;
+    completion::set_cost(work.conn(), id, found.daily_cost, now).await?;
+    completion::retire_agents(work.conn(), build.workspace_id, id, now).await?;
+    let is_claim = build.stage == BuildStage::Claim;
+    let owner = Owner { workspace_id: build.workspace_id, build_id: id, is_claim };
+    completion::insert_resources(work.conn(), job.id, build.transition, &found.resources, now)
+        .await?;
+    insert_agents(work, Some(owner), &found).await?;
+    if is_claim && status == JobStatus::Succeeded && !result.replacements.is_empty() {
+        if let Some(preset) = build.preset_id {
+            completion::count_replaced(work.conn(), preset).await?;
+        }
+        work.emit(replaced(&build, &result.replacements));
+    }
+    Ok(())
+}
+
+/// Stores agents with their scripts and apps.
+pub(super) async fn insert_agents(
+    work: &mut Work,
+    owner: Option<Owner>,
+    found: &Collected,
+) -> Result<(), DbError> {
+    let now = work.now();
+    if found.agents.is_empty() {
+        return Ok(());
+    }
+    completion::insert_agents(work.conn(), owner, &found.agents, now).await?;
+    completion::insert_scripts(work.conn(), &found.scripts, now).await?;
+    completion::insert_apps(work.conn(), &found.apps, now).await
+}
+
+/// Tells template admins what a claim replaced.
+fn replaced(build: &BuildInput, replacements: &[v1::Replacement]) -> Event {
+    let labels = BTreeMap::from(
+        [
+            ("org", build.organization_name.as_str()),
+            ("template", &build.template_name),
+            ("version", &build.version_name),
+            ("preset", build.preset_name.as_deref().unwrap_or_default()),
+            ("workspace", &build.workspace_name),
+            ("claimant", &build.owner.username),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned())),
+    );
+    let paths: BTreeMap<&str, &[String]> =
+        replacements.iter().map(|it| (it.resource.as_str(), it.paths.as_slice())).collect();
+    Event::Notify(Notify {
+        template: NotificationTemplate::ResourceReplaced.id(),
+        organization_id: build.organization_id,
+        user_id: None,
+        labels,
+        data: serde_json::json!({ "replacements": paths }),
+        targets: vec![build.template_id.0, build.version_id.0, build.workspace_id.0],
+    })
+}

@@ -1,0 +1,143 @@
+//! What follows when jobs change or end, in the transaction in which they do: workspaces, pools,
+//! claim attempts, and the events that tell of it.
+
+use berth_backbone::Work;
+use berth_backbone::builder::{self, BuildError, BuildRequest};
+use berth_bus::event::{
+    BuildChanged, ClaimFinished, Event, LogsAdded, Wake, WorkspaceChanged, WorkspaceVerb,
+};
+use berth_db::completion::{self, Facts};
+use berth_db::job::Held;
+use berth_db::{DbError, build, build_state, job, job_log};
+use berth_domain::id::JobId;
+use berth_domain::state::{BuildReason, BuildStage, JobClass, JobErrorCode, JobStatus, Transition};
+
+use crate::broker::Broker;
+use crate::error::SettleError;
+
+/// Claim builds that a workspace gets: the first, and one more where the first failed through no
+/// fault of the template.
+const CLAIM_BUILDS: i64 = 2;
+
+/// Tells of jobs that changed without ending.
+pub(crate) async fn changed(work: &mut Work, jobs: &[JobId]) -> Result<(), DbError> {
+    let now = work.now();
+    for facts in completion::mark_workspaces(work.conn(), jobs, now).await? {
+        tell(work, &facts);
+    }
+    Ok(())
+}
+
+/// Puts a job back that was taken for a caller who is gone.
+pub(crate) async fn put_back(broker: &Broker, held: &Held) -> Result<(), DbError> {
+    let mut work = broker.backbone.begin().await?;
+    if job::release(work.conn(), held.id, held.lease).await? {
+        changed(&mut work, &[held.id]).await?;
+        builder::post(&mut work, held.organization_id, held.provisioner);
+        work.commit().await?;
+    }
+    Ok(())
+}
+
+/// What follows when jobs fail or are cancelled: no state is lost, costs stay, and then all of
+/// [`ended`]. The jobs' rows say already that they ended.
+pub(crate) async fn failed(work: &mut Work, jobs: &[JobId]) -> Result<(), SettleError> {
+    build_state::carry(work.conn(), jobs).await?;
+    completion::carry_costs(work.conn(), jobs).await?;
+    ended(work, jobs).await
+}
+
+/// What follows when jobs end, however they do.
+pub(crate) async fn ended(work: &mut Work, jobs: &[JobId]) -> Result<(), SettleError> {
+    let now = work.now();
+    let builds = completion::mark_workspaces(work.conn(), jobs, now).await?;
+    if !builds.is_empty() {
+        completion::mark_pools(work.conn(), jobs, now).await?;
+        completion::mark_attempts(work.conn(), jobs).await?;
+    }
+    for facts in &builds {
+        tell(work, facts);
+        follow_up(work, facts).await?;
+    }
+    let last_ids = job_log::last_ids(work.conn(), jobs).await?;
+    for job_id in jobs {
+        let last_id = last_ids.get(job_id).copied().unwrap_or_default();
+        work.emit(Event::Logs(LogsAdded { job_id: *job_id, last_id, end: true }));
+    }
+    Ok(())
+}
+
+async fn follow_up(work: &mut Work, facts: &Facts) -> Result<(), SettleError> {
+    let is_done = facts.job_status == JobStatus::Succeeded;
+    if is_done && facts.transition == Transition::Delete {
+        completion::revoke_keys(work.conn(), facts.workspace_id).await?;
+        work.emit(Event::Workspace(WorkspaceChanged {
+            organization_id: facts.organization_id,
+            workspace_id: facts.workspace_id,
+            owner_id: facts.owner_id,
+            what: WorkspaceVerb::Deleted,
+            revision: facts.revision,
+        }));
+    }
+    if facts.stage == BuildStage::Claim && (is_done || !claim_again(work, facts).await?) {
+        work.emit(Event::Claim(ClaimFinished {
+            workspace_id: facts.workspace_id,
+            owner_id: facts.owner_id,
+            build_id: facts.build_id,
+            job_status: facts.job_status,
+            reason: "prebuild_claimed".to_owned(),
+            error: facts.error.clone(),
+        }));
+    }
+    if let Some(preset) = facts.pool_preset_id {
+        work.emit(Wake::pool(preset));
+    }
+    Ok(())
+}
+
+/// Queues a claim build once more where it failed through no fault of the template.
+async fn claim_again(work: &mut Work, facts: &Facts) -> Result<bool, SettleError> {
+    let lost = matches!(
+        facts.error_code,
+        Some(JobErrorCode::Infrastructure | JobErrorCode::NoProvisioner)
+    );
+    if !lost
+        || completion::count_claim_builds(work.conn(), facts.workspace_id).await? >= CLAIM_BUILDS
+    {
+        return Ok(false);
+    }
+    let request = BuildRequest {
+        workspace_id: facts.workspace_id,
+        version_id: facts.version_id,
+        preset_id: facts.preset_id,
+        transition: Transition::Start,
+        initiator_id: facts.initiator_id,
+        reason: BuildReason::Initiator,
+        stage: BuildStage::Claim,
+        class: JobClass::Claim,
+        pool_state: None,
+        parameters: build::list_parameters(work.conn(), facts.build_id).await?,
+    };
+    match builder::queue(work, request).await {
+        Ok(_) => Ok(true),
+        // Deleted, or the owner was quicker: nothing to try again.
+        Err(BuildError::Busy(_)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn tell(work: &mut Work, facts: &Facts) {
+    work.emit(Event::Build(BuildChanged {
+        organization_id: facts.organization_id,
+        workspace_id: facts.workspace_id,
+        workspace_name: facts.workspace_name.clone(),
+        owner_id: facts.owner_id,
+        template_id: facts.template_id,
+        build_id: facts.build_id,
+        build_number: facts.build_number,
+        transition: facts.transition,
+        stage: facts.stage,
+        job_status: facts.job_status,
+        revision: facts.revision,
+    }));
+}

@@ -1,0 +1,251 @@
+//! Registration: a stream for as long as a daemon is there.
+
+use std::time::{Duration, Instant};
+
+use berth_bus::event::Wake;
+use berth_db::DbError;
+use berth_db::daemon::{self, NewDaemon};
+use berth_db::job::Filter;
+use berth_db::provisioner_key::{self, ProvisionerKey};
+use berth_domain::build::{TAG_OWNER, TAG_SCOPE, Tags, normalize_tags};
+use berth_domain::id::{DaemonId, PREBUILDS_USER};
+use berth_domain::state::ProvisionerType;
+use berth_proto::{API_VERSION, v1};
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tonic::{Request, Status, Streaming};
+use uuid::Uuid;
+
+use crate::auth::authenticate;
+use crate::broker::Broker;
+use crate::error::of_db;
+use crate::registry::{Entry, Outgoing};
+
+/// How long a daemon may take to say hello.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// A daemon that is silent for longer is gone.
+const GONE_AFTER: Duration = Duration::from_secs(90);
+/// How often, at most, a heartbeat is written down and the key is looked at again.
+const WRITE_EVERY: Duration = Duration::from_secs(60);
+/// Notices that wait for a daemon to read them.
+const OUTGOING: usize = 64;
+/// Longest name of a daemon, in characters.
+const NAME_MAX: usize = 128;
+
+/// One registration that stands.
+struct Session {
+    broker: Broker,
+    key: ProvisionerKey,
+    daemon: DaemonId,
+    id: Uuid,
+    /// What the daemon's row says: the guard of every later write.
+    seen: Timestamp,
+    written: Instant,
+    outgoing: mpsc::Sender<Outgoing>,
+}
+
+/// Registers the caller and serves its stream in the background.
+#[tracing::instrument(name = "rpc.provisioner.register", skip_all, err(level = "info"))]
+pub(crate) async fn register(
+    broker: &Broker,
+    request: Request<Streaming<v1::RegisterRequest>>,
+) -> Result<mpsc::Receiver<Outgoing>, Status> {
+    let key = authenticate(broker, request.metadata()).await?;
+    let mut incoming = request.into_inner();
+    let hello = read_hello(&mut incoming).await?;
+    check_version(&hello.api_version)?;
+    let provisioners = provisioners(&hello)?;
+    let name_len = hello.name.chars().count();
+    if !(1..=NAME_MAX).contains(&name_len) {
+        let text = format!("a daemon's name has 1 to {NAME_MAX} characters, not {name_len}");
+        return Err(Status::invalid_argument(text));
+    }
+    let tags = tags(&key, &hello);
+    let (daemon, seen) =
+        store(broker, &key, &hello, (&provisioners, &tags)).await.map_err(of_db)?;
+
+    let (outgoing, stream) = mpsc::channel(OUTGOING);
+    let session = Session {
+        broker: broker.clone(),
+        daemon,
+        id: broker.backbone.ids.next(),
+        seen,
+        written: Instant::now(),
+        outgoing,
+        key,
+    };
+    session.accept(provisioners, tags);
+    broker.errands.spawn(session.serve(incoming));
+    Ok(stream)
+}
+
+async fn read_hello(incoming: &mut Streaming<v1::RegisterRequest>) -> Result<v1::Hello, Status> {
+    let first = tokio::time::timeout(HELLO_WITHIN, incoming.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no hello within 10 s of connecting"))??;
+    match first.and_then(|it| it.message) {
+        Some(v1::register_request::Message::Hello(hello)) => Ok(hello),
+        _ => Err(Status::invalid_argument("the first message of a registration is hello")),
+    }
+}
+
+/// An older minor version works; anything else would not understand or not be understood.
+fn check_version(theirs: &str) -> Result<(), Status> {
+    let read = |text: &str| {
+        let (major, minor) = text.split_once('.')?;
+        Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?))
+    };
+    match (read(theirs), read(API_VERSION)) {
+        (Some((major, minor)), Some(ours)) if major == ours.0 && minor <= ours.1 => Ok(()),
+        _ => Err(Status::failed_precondition(format!(
+            "the daemon speaks API version {theirs:?}, this broker {API_VERSION}: upgrade the older \
+             of the two"
+        ))),
+    }
+}
+
+fn provisioners(hello: &v1::Hello) -> Result<Vec<String>, Status> {
+    let mut types = hello
+        .provisioner_types
+        .iter()
+        .map(|it| it.parse::<ProvisionerType>().map(|it| it.to_string()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| Status::invalid_argument(error.to_string()))?;
+    types.sort();
+    types.dedup();
+    Ok(types)
+}
+
+/// The key's tags, where it has any, else the daemon's own. A key belongs to an organization, and so
+/// do the daemons that enter with it.
+fn tags(key: &ProvisionerKey, hello: &v1::Hello) -> Tags {
+    let mut tags: Tags = if key.tags.is_empty() {
+        hello.tags.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+    } else {
+        key.tags.clone()
+    };
+    tags.remove(TAG_SCOPE);
+    tags.remove(TAG_OWNER);
+    normalize_tags(tags, PREBUILDS_USER)
+}
+
+/// Writes the daemon down and wakes the pools that may have waited for one.
+async fn store(
+    broker: &Broker,
+    key: &ProvisionerKey,
+    hello: &v1::Hello,
+    (provisioners, tags): (&[String], &Tags),
+) -> Result<(DaemonId, Timestamp), DbError> {
+    let mut work = broker.backbone.begin().await?;
+    let now = work.now();
+    let new = NewDaemon {
+        id: DaemonId(work.id()),
+        organization_id: key.organization_id,
+        key_id: key.id,
+        name: &hello.name,
+        version: &hello.version,
+        api_version: &hello.api_version,
+        provisioners,
+        tags,
+        capacity: i32::try_from(hello.capacity).unwrap_or(i32::MAX),
+        now,
+    };
+    let daemon = daemon::upsert(work.conn(), &new).await?;
+    for preset in daemon::mark_pools_dirty(work.conn(), key.organization_id, now).await? {
+        work.emit(Wake::pool(preset));
+    }
+    work.commit().await?;
+    Ok((daemon, now))
+}
+
+impl Session {
+    /// Puts the daemon on the list and says so on its stream.
+    fn accept(&self, provisioners: Vec<String>, tags: Tags) {
+        let accepted = v1::Accepted {
+            daemon_id: self.daemon.to_string(),
+            tags: tags.clone().into_iter().collect(),
+            organization_id: self.key.organization_id.to_string(),
+        };
+        let message = v1::register_response::Message::Accepted(accepted);
+        let sent = self.outgoing.try_send(Ok(v1::RegisterResponse { message: Some(message) }));
+        debug_assert!(sent.is_ok(), "the channel is new and empty");
+        let filter = Filter { organization_id: self.key.organization_id, provisioners, tags };
+        let entry = Entry {
+            session: self.id,
+            filter,
+            heard: Instant::now(),
+            outgoing: self.outgoing.clone(),
+        };
+        self.broker.registry.insert(self.daemon, entry);
+        tracing::info!(daemon.id = %self.daemon, "daemon registered");
+    }
+
+    /// Listens to heartbeats until the daemon leaves, falls silent or loses its key, or the process
+    /// stops.
+    async fn serve(mut self, mut incoming: Streaming<v1::RegisterRequest>) {
+        loop {
+            let heard = tokio::select! {
+                heard = tokio::time::timeout(GONE_AFTER, incoming.message()) => heard,
+                () = self.outgoing.closed() => break,
+                () = self.broker.stop.cancelled() => {
+                    self.end(Status::unavailable("the broker stops: connect again"));
+                    break;
+                }
+            };
+            match heard {
+                Ok(Ok(Some(_))) => {}
+                Ok(_) => break,
+                Err(_) => {
+                    self.end(Status::deadline_exceeded("no heartbeat for 90 s"));
+                    break;
+                }
+            }
+            if !self.broker.registry.touch(self.daemon, self.id) {
+                self.end(Status::aborted("the daemon registered anew under this name"));
+                break;
+            }
+            if self.written.elapsed() >= WRITE_EVERY
+                && let Err(status) = self.write_down().await
+            {
+                self.end(status);
+                break;
+            }
+        }
+        self.leave().await;
+    }
+
+    /// Writes down that the daemon is there, and looks whether its key still is.
+    async fn write_down(&mut self) -> Result<(), Status> {
+        let db = &self.broker.backbone.db;
+        let key = match provisioner_key::find(db, self.key.id).await {
+            Ok(key) => key,
+            // The database is away: the daemon is not to blame.
+            Err(_) => return Ok(()),
+        };
+        if key.is_none_or(|(key, _)| key.revoked_at.is_some()) {
+            return Err(Status::unauthenticated("the provisioner key was revoked"));
+        }
+        let now = self.broker.backbone.clock.now();
+        if let Ok(true) = daemon::mark_seen(db, self.daemon, self.seen, now).await {
+            self.seen = now;
+            self.written = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn end(&self, status: Status) {
+        if self.outgoing.try_send(Err(status)).is_err() {
+            tracing::debug!(daemon.id = %self.daemon, "daemon does not read; its stream just ends");
+        }
+    }
+
+    async fn leave(self) {
+        self.broker.registry.remove(self.daemon, self.id);
+        let now = self.broker.backbone.clock.now();
+        let db = &self.broker.backbone.db;
+        match daemon::mark_gone(db, self.daemon, self.seen, now).await {
+            Ok(_) => tracing::info!(daemon.id = %self.daemon, "daemon left"),
+            Err(error) => tracing::warn!(error = %error, "daemon's leave not written down"),
+        }
+    }
+}

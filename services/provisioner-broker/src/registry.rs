@@ -1,0 +1,86 @@
+//! The daemons that are connected to this replica.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use berth_db::job::Filter;
+use berth_domain::id::{DaemonId, JobId};
+use berth_proto::v1;
+use tokio::sync::mpsc;
+use tonic::Status;
+use uuid::Uuid;
+
+/// A daemon that is silent for longer counts for no capacity.
+const SILENT: Duration = Duration::from_secs(15);
+
+/// What goes out on a registration's stream.
+pub(crate) type Outgoing = Result<v1::RegisterResponse, Status>;
+
+/// One registration.
+pub(crate) struct Entry {
+    /// Tells this registration from a later one of the same daemon.
+    pub(crate) session: Uuid,
+    pub(crate) filter: Filter,
+    pub(crate) heard: Instant,
+    pub(crate) outgoing: mpsc::Sender<Outgoing>,
+}
+
+/// The daemons that are connected to this replica.
+#[derive(Default)]
+pub(crate) struct Registry {
+    daemons: Mutex<HashMap<DaemonId, Entry>>,
+}
+
+impl Registry {
+    /// Adds a registration; an earlier one of the same daemon ends.
+    pub(crate) fn insert(&self, daemon: DaemonId, entry: Entry) {
+        self.lock().insert(daemon, entry);
+    }
+
+    /// Ends a registration, unless a later one took its place.
+    pub(crate) fn remove(&self, daemon: DaemonId, session: Uuid) {
+        let mut daemons = self.lock();
+        if daemons.get(&daemon).is_some_and(|it| it.session == session) {
+            daemons.remove(&daemon);
+        }
+    }
+
+    /// Notes a heartbeat. `false`: a later registration took this one's place.
+    pub(crate) fn touch(&self, daemon: DaemonId, session: Uuid) -> bool {
+        match self.lock().get_mut(&daemon) {
+            Some(entry) if entry.session == session => {
+                entry.heard = Instant::now();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Which jobs a connected daemon can run.
+    pub(crate) fn filter(&self, daemon: DaemonId) -> Option<Filter> {
+        self.lock().get(&daemon).map(|it| it.filter.clone())
+    }
+
+    /// Tells a daemon to stop a job. A daemon that does not read is told by `UpdateJob` instead.
+    pub(crate) fn cancel(&self, daemon: DaemonId, job: JobId) {
+        if let Some(entry) = self.lock().get(&daemon) {
+            let message = v1::register_response::Message::JobCanceled(v1::JobCanceled {
+                job_id: job.to_string(),
+            });
+            if entry.outgoing.try_send(Ok(v1::RegisterResponse { message: Some(message) })).is_err()
+            {
+                tracing::debug!(%job, %daemon, "cancel notice not taken; UpdateJob will tell");
+            }
+        }
+    }
+
+    /// Daemons that were heard of lately.
+    pub(crate) fn alive(&self) -> usize {
+        self.lock().values().filter(|it| it.heard.elapsed() < SILENT).count()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<DaemonId, Entry>> {
+        self.daemons.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
