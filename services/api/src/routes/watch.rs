@@ -120,7 +120,7 @@ impl Feed for One {
 }
 
 #[derive(Debug, Deserialize)]
-struct Resume {
+pub(crate) struct Resume {
     /// The same as the header `Last-Event-ID`, for WebSockets.
     last_event_id: Option<u64>,
 }
