@@ -26,6 +26,7 @@ pub mod notification;
 pub mod organization;
 pub mod outbox;
 pub mod pool;
+pub mod prebuild;
 pub mod preset;
 pub mod provisioner_key;
 pub mod purge;

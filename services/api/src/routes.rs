@@ -6,6 +6,7 @@ mod build_log;
 mod file;
 mod meta;
 mod organization;
+mod prebuild;
 mod provisioner;
 mod reinit;
 mod session;
@@ -44,6 +45,7 @@ const RESOURCES: &[fn() -> Router<App>] = &[
     watch::routes,
     workspace::routes,
     workspace_create::routes,
+    prebuild::routes,
 ];
 
 /// The whole API. Each resource is a module that gives its routes, relative to `/api/v2`.

@@ -99,7 +99,8 @@ pub(crate) async fn audit(
         id: work.id(),
         now: work.now(),
         actor: Some(caller.id()),
-        organization: Some(line.organization),
+        // The nil id stands for the whole deployment.
+        organization: Some(line.organization).filter(|it| !it.0.is_nil()),
         action: line.action,
         resource_type: line.resource_type,
         resource_id: line.id,
