@@ -40,3 +40,6 @@ pub async fn run(ctx: Context<Config>) -> anyhow::Result<()> {
 fn at_least(interval: Period) -> Duration {
     interval.as_duration().max(Duration::from_millis(100))
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,15 +74,17 @@ impl Purge {
         let mut ticks = tokio::time::interval(crate::at_least(self.config.interval));
         loop {
             tokio::select! { _ = ticks.tick() => {}, () = stop.cancelled() => return }
-            for kind in KINDS {
-                if let Err(error) = self.purge(kind, &stop).await {
-                    let error = format!("{:#}", anyhow::Error::from(error));
-                    tracing::warn!(
-                        error,
-                        table = kind.name(),
-                        "not purged; the next time tries again"
-                    );
-                }
+            self.sweep(&stop).await;
+        }
+    }
+
+    /// Purges everything once. One table's error never stops another's.
+    pub(crate) async fn sweep(&self, stop: &CancellationToken) {
+        for kind in KINDS {
+            if let Err(error) = self.purge(kind, stop).await {
+                let error = format!("{:#}", anyhow::Error::from(error));
+                let table = kind.name();
+                tracing::warn!(error, table, "not purged; the next time tries again");
             }
         }
     }
