@@ -27,6 +27,7 @@ pub enum Wanted {
 
 /// Everything that decides about a request for a workspace, read in one statement.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "columns, each with a meaning of its own")]
 pub struct Preparation {
     /// The template.
     pub template_id: TemplateId,
@@ -86,6 +87,7 @@ pub(crate) fn json<T: DeserializeOwned>(what: &'static str, value: Value) -> Res
 /// Reads what a request for a workspace of `owner` named `name` depends on. `None`: no such template
 /// or version.
 #[tracing::instrument(name = "db.claim.prepare", skip_all, err)]
+#[expect(clippy::too_many_lines, reason = "one statement and its mapping, column by column")]
 pub async fn prepare(
     db: impl Executor<'_>,
     wanted: Wanted,

@@ -28,6 +28,7 @@ pub struct NewWorkspace {
 
 /// A workspace with what is shown of its template, owner and organization.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "columns, each with a meaning of its own")]
 pub struct Workspace {
     /// Its id.
     pub id: WorkspaceId,

@@ -491,18 +491,3 @@ pub struct Import {
     /// The template's access list of groups.
     pub group_acl: Value,
 }
-
-/// Provisioner state of a build, compressed as stored, and the key that encrypts it.
-#[tracing::instrument(name = "db.build.find_state", skip_all, fields(build.id = %build), err)]
-pub async fn find_state(
-    db: impl Executor<'_>,
-    build: BuildId,
-) -> Result<Option<(Vec<u8>, Option<String>)>, DbError> {
-    let row = sqlx::query!(
-        "select state, key_id from workspace_build_states where build_id = $1",
-        build.0
-    )
-    .fetch_optional(db)
-    .await?;
-    Ok(row.map(|row| (row.state, row.key_id)))
-}
