@@ -54,9 +54,7 @@ pub(crate) enum ArchiveError {
     HardLink { entry: String, target: String },
     #[error("archive entry {entry:?} lies behind the link {link:?}; files go into directories")]
     BehindLink { entry: String, link: String },
-    #[error(
-        "archive entry {entry:?} is a {kind}; only files, directories and links are accepted"
-    )]
+    #[error("archive entry {entry:?} is a {kind}; only files, directories and links are accepted")]
     Special { entry: String, kind: &'static str },
     #[error("archive entry {0:?} takes the place of a directory")]
     OverDirectory(String),
@@ -201,11 +199,16 @@ struct Place {
 
 enum Kind {
     Directory,
-    File { executable: bool },
+    File {
+        executable: bool,
+    },
     /// Its target as the archive has it, proven to stay inside.
     Symlink(String),
     /// Its target below the template's directory.
-    HardLink { target: String, path: PathBuf },
+    HardLink {
+        target: String,
+        path: PathBuf,
+    },
 }
 
 impl Place {
@@ -399,8 +402,9 @@ fn ensure_directory(at: &Path, place: &Place) -> Result<(), ArchiveError> {
             let link = place.path.display().to_string();
             Err(ArchiveError::BehindLink { entry: place.name.clone(), link })
         }
-        Err(_) => fs::create_dir(at)
-            .map_err(|source| ArchiveError::Write { path: at.to_owned(), source }),
+        Err(_) => {
+            fs::create_dir(at).map_err(|source| ArchiveError::Write { path: at.to_owned(), source })
+        }
     }
 }
 

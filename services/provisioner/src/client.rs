@@ -194,10 +194,7 @@ impl Client {
         &self,
         timeout: Duration,
         message: Q,
-        send: impl Fn(
-            ProvisionerServiceClient<InterceptedService<Channel, Identify>>,
-            Request<Q>,
-        ) -> F,
+        send: impl Fn(ProvisionerServiceClient<InterceptedService<Channel, Identify>>, Request<Q>) -> F,
     ) -> Result<A, CallError>
     where
         F: Future<Output = Result<A, Status>>,

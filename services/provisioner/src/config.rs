@@ -64,7 +64,8 @@ pub struct ProvisionerConfig {
     /// Names of the daemon's own variables that tools get too, beside PATH, HOME, LANG, TMPDIR and
     /// the proxies': cloud credentials, for example.
     pub passthrough_env: Vec<String>,
-    /// Variables that every tool gets, such as `TF_VAR_region`.
+    /// Variables that every tool gets, such as `TF_VAR_region`; a template's variable of the name
+    /// gives way.
     pub template_env: BTreeMap<String, String>,
 }
 

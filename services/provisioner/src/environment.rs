@@ -9,18 +9,31 @@ use crate::config::ProvisionerConfig;
 
 /// The daemon's own variables that every tool gets, when they are set.
 const PASSED: [&str; 16] = [
-    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR",
-    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "ALL_PROXY",
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "ALL_PROXY",
 ];
 
 /// Systems and machines that an init script is offered for, as templates name them.
-const TARGETS: [(&str, &str); 6] = [
+const TARGETS: [(&str, &str); 5] = [
     ("linux", "amd64"),
     ("linux", "arm64"),
     ("linux", "armv7"),
     ("darwin", "amd64"),
     ("darwin", "arm64"),
-    ("freebsd", "amd64"),
 ];
 
 /// Starts the agent: a berth that is there, or else the deployment's own.
@@ -72,7 +85,9 @@ impl Base {
     pub(crate) fn of_job(&self, job: &v1::Job) -> BTreeMap<String, String> {
         let mut all = self.0.clone();
         for variable in &job.variables {
-            all.insert(format!("TF_VAR_{}", variable.name), variable.value.clone());
+            // What the operator of this daemon set, such as where its folders are, stands.
+            let name = format!("TF_VAR_{}", variable.name);
+            all.entry(name).or_insert_with(|| variable.value.clone());
         }
         all.insert("CODER_AGENT_URL".into(), job.access_url.clone());
         match &job.input {

@@ -47,8 +47,10 @@ impl Exec {
     /// Reads `template.toml` and the previous state.
     pub(crate) async fn init(&mut self, session: &Session, state: &[u8]) -> Result<(), Failure> {
         let path = session.template().join("template.toml");
-        let wrong = |reason: String| Failure::new(Code::Template, format!("template.toml: {reason}"));
-        let size = tokio::fs::metadata(&path).await.map_err(|error| wrong(error.to_string()))?.len();
+        let wrong =
+            |reason: String| Failure::new(Code::Template, format!("template.toml: {reason}"));
+        let size =
+            tokio::fs::metadata(&path).await.map_err(|error| wrong(error.to_string()))?.len();
         if size > MAX_MANIFEST {
             return Err(wrong(format!("it has {size} bytes, at most {MAX_MANIFEST}")));
         }
@@ -103,9 +105,8 @@ impl Exec {
             let result = result?;
             let checked = wire::check_tokens(&result.resources);
             self.applied = Some(result);
-            return checked.map_err(|error| {
-                Failure::new(Code::Template, error).with_state(self.written())
-            });
+            return checked
+                .map_err(|error| Failure::new(Code::Template, error).with_state(self.written()));
         }
         self.applied = result.ok();
         let failure = match session.reporter.going() {
@@ -205,7 +206,9 @@ impl Ended {
         serde_json::from_slice(&self.exit.stdout).map_err(|error| {
             let output = &self.exit.stdout[..self.exit.stdout.len().min(QUOTE)];
             let output = String::from_utf8_lossy(output);
-            wrong(format!("its output is not the JSON that was expected: {error}. It was: {output}"))
+            wrong(format!(
+                "its output is not the JSON that was expected: {error}. It was: {output}"
+            ))
         })
     }
 }

@@ -122,8 +122,7 @@ async fn session(
     reporter.going()?;
     fetched?;
     let session = Session::new(dir, shop.base.of_job(job), reporter.clone());
-    let asking =
-        Asking { client: &shop.client, job_id: &job.id, lease_token: &job.lease_token };
+    let asking = Asking { client: &shop.client, job_id: &job.id, lease_token: &job.lease_token };
     let done = match &job.input {
         Some(v1::job::Input::TemplateImport(_)) => {
             session::import(&mut driver, &session).await.map(Done::TemplateImport)

@@ -90,7 +90,8 @@ impl Terraform {
             plan?
         };
         self.plan = Some((file, transition));
-        let plan: Plan = serde_json::from_slice(&plan).map_err(|error| unreadable("plan", &error))?;
+        let plan: Plan =
+            serde_json::from_slice(&plan).map_err(|error| unreadable("plan", &error))?;
         Ok(planned(plan, self.graph.as_ref(), transition))
     }
 

@@ -102,9 +102,7 @@ pub(crate) async fn run(
     let stderr = child.stderr.take().expect("stderr is piped above");
     let captured = Captured::default();
     let reading = match call.capture {
-        Some(limit) => {
-            tokio::spawn(capture(stdout, limit, (captured.clone(), lines.clone())))
-        }
+        Some(limit) => tokio::spawn(capture(stdout, limit, (captured.clone(), lines.clone()))),
         None => tokio::spawn(read_lines(stdout, Stream::Stdout, lines.clone())),
     };
     let errors = tokio::spawn(read_lines(stderr, Stream::Stderr, lines));

@@ -35,10 +35,7 @@ pub(crate) enum TransferError {
 impl TransferError {
     /// Whether another attempt may end otherwise.
     fn may_pass(&self) -> bool {
-        matches!(
-            self,
-            Self::Call(CallError::Unreachable(_)) | Self::Silent | Self::Broken(_)
-        )
+        matches!(self, Self::Call(CallError::Unreachable(_)) | Self::Silent | Self::Broken(_))
     }
 }
 

@@ -1,4 +1,5 @@
 mod broker;
+mod terraform;
 
 use std::net::Ipv4Addr;
 
@@ -8,8 +9,8 @@ use v1::complete_job_request::Result as Done;
 
 use self::broker::{Broker, KEY, Server};
 use super::*;
-use std::collections::HashMap;
 use crate::config::ProvisionerConfig;
+use std::collections::HashMap;
 
 /// A daemon beside a broker.
 struct Stage {
@@ -71,10 +72,14 @@ impl Stage {
     }
 
     fn queue_archive(&self, id: &str, archive: Vec<u8>, input: v1::job::Input) {
+        self.queue_for("exec", id, (archive, input));
+    }
+
+    fn queue_for(&self, kind: &str, id: &str, (archive, input): (Vec<u8>, v1::job::Input)) {
         let job = v1::Job {
             id: id.to_owned(),
             lease_token: format!("lease-{id}"),
-            provisioner_type: "exec".into(),
+            provisioner_type: kind.into(),
             archive_file_id: format!("file-{id}"),
             access_url: "http://berth/".into(),
             input: Some(input),
@@ -189,7 +194,8 @@ async fn a_build_goes_through_its_steps_and_reports_state_and_agents() {
         assert_eq!(job.steps, [Init, Plan, Apply, Graph]);
         let lines: Vec<_> = job.lines.values().map(String::as_str).collect();
         assert!(lines.contains(&"planning") && lines.contains(&"for alice"), "{lines:?}");
-        let stages: Vec<_> = job.completed.as_ref().unwrap().timings.iter().map(|it| &*it.action).collect();
+        let stages: Vec<_> =
+            job.completed.as_ref().unwrap().timings.iter().map(|it| &*it.action).collect();
         assert_eq!(stages, ["init", "plan", "apply", "graph"]);
     });
     assert_eq!(stage.broker.with(|state| state.costs.clone()), [7]);
@@ -461,5 +467,28 @@ async fn a_file_that_the_broker_does_not_give_is_infrastructure() {
     let failed = stage.failed("j");
     assert_eq!(failed.error_code, "infrastructure");
     assert!(failed.error.contains("no such file"), "{}", failed.error);
+    stage.stop().await;
+}
+
+/// Our own example template, planned with values that are no shell and no JSON.
+#[tokio::test]
+async fn the_local_exec_template_plans_whatever_the_values_are() {
+    let stage = Stage::new(60).await;
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../templates/local-exec");
+    let mut builder = tar::Builder::new(Vec::new());
+    builder.append_dir_all(".", root).unwrap();
+    let greeting = "a \"b\" $(touch x) \\ ü\t'";
+    let value = v1::ParameterValue { name: "greeting".into(), value: greeting.into() };
+    let dry_run = v1::TemplateDryRun { parameters: vec![value], metadata: None };
+    let input = v1::job::Input::TemplateDryRun(dry_run);
+    stage.queue_archive("j", builder.into_inner().unwrap(), input);
+    stage.done("j").await;
+    let completed = stage.job("j", |job| job.completed.clone());
+    let result = completed.unwrap_or_else(|| panic!("{:?}", stage.failed("j"))).result;
+    let Some(Done::TemplateDryRun(it)) = result else { panic!("{result:?}") };
+    let agent = &it.resources[0].agents[0];
+    assert_eq!(agent.env["GREETING"], greeting);
+    assert!(agent.scripts[0].script.contains("\"$GREETING\" \"$WORKSPACE_OWNER\" | tee"));
+    assert_eq!(it.resources[1].name, "folder");
     stage.stop().await;
 }

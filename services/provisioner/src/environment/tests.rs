@@ -24,10 +24,8 @@ fn build(stage: v1::BuildStage) -> v1::Job {
         stage: stage.into(),
         ..Default::default()
     };
-    let value = |name: &str, value: &str| v1::ParameterValue {
-        name: name.into(),
-        value: value.into(),
-    };
+    let value =
+        |name: &str, value: &str| v1::ParameterValue { name: name.into(), value: value.into() };
     let build = v1::WorkspaceBuild {
         build_id: "b1".into(),
         parameters: vec![value("size", "small")],
@@ -38,7 +36,13 @@ fn build(stage: v1::BuildStage) -> v1::Job {
     };
     v1::Job {
         access_url: "http://berth/".into(),
-        variables: vec![v1::VariableValue { name: "root".into(), value: "/v".into(), sensitive: false }],
+        variables: [("root", "/v"), ("zone", "eu")]
+            .map(|(name, value)| v1::VariableValue {
+                name: name.into(),
+                value: value.into(),
+                sensitive: false,
+            })
+            .into(),
         input: Some(v1::job::Input::WorkspaceBuild(build)),
         ..Default::default()
     }
@@ -64,7 +68,8 @@ fn a_build_carries_what_the_provider_reads() {
     assert_eq!(all[&format!("CODER_PARAMETER_PREVIOUS_{}", digest("size"))], "tiny");
     assert_eq!(all[&format!("CODER_RUNNING_WORKSPACE_AGENT_TOKEN_{}", digest("a1"))], "t1");
     assert_eq!(all[&format!("CODER_RUNNING_WORKSPACE_AGENT_TOKEN_{}", digest(""))], "t1");
-    assert_eq!(all["TF_VAR_root"], "/v", "a template's own variable wins over the daemon's");
+    assert_eq!(all["TF_VAR_zone"], "eu");
+    assert_eq!(all["TF_VAR_root"], "/w", "what the daemon's operator set stands");
 }
 
 #[test]
@@ -98,9 +103,6 @@ fn the_init_script_quotes_berth_and_names_its_machine() {
 #[test]
 fn an_import_has_no_build() {
     let import = v1::TemplateImport { metadata: Some(v1::Metadata::default()) };
-    let job = v1::Job {
-        input: Some(v1::job::Input::TemplateImport(import)),
-        ..Default::default()
-    };
+    let job = v1::Job { input: Some(v1::job::Input::TemplateImport(import)), ..Default::default() };
     assert!(!base().of_job(&job).contains_key("CODER_WORKSPACE_BUILD_ID"));
 }

@@ -70,11 +70,7 @@ static NO_METADATA: std::sync::LazyLock<v1::Metadata> =
 
 impl<'a> Request<'a> {
     /// The request for a job, without step, state and plan.
-    pub(crate) fn new(
-        job: &'a v1::Job,
-        manifest: &Manifest,
-        transition: v1::Transition,
-    ) -> Self {
+    pub(crate) fn new(job: &'a v1::Job, manifest: &Manifest, transition: v1::Transition) -> Self {
         let (kind, metadata, given, build) = match &job.input {
             Some(v1::job::Input::TemplateDryRun(it)) => {
                 ("dry_run", &it.metadata, &it.parameters[..], None)

@@ -58,10 +58,9 @@ fn agent(node: &Node) -> v1::Agent {
     let (behavior, auth) = (it.text("startup_script_behavior"), it.text("auth"));
     let token = it.text("token");
     let by_token = auth.is_empty() || auth == "token";
-    let display_apps = it.block("display_apps").map_or_else(
-        || DISPLAY_APPS.map(str::to_owned).to_vec(),
-        |shown| shown.true_names(),
-    );
+    let display_apps = it
+        .block("display_apps")
+        .map_or_else(|| DISPLAY_APPS.map(str::to_owned).to_vec(), |shown| shown.true_names());
     v1::Agent {
         name: node.name.clone(),
         env: it.texts("env").into_iter().collect(),

@@ -146,7 +146,8 @@ impl Attributes {
         let value = self.get(name)?;
         value.as_i64().or_else(|| {
             #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and in range")]
-            let whole = |float: f64| (float.fract() == 0.0 && float.abs() < 9e15).then_some(float as i64);
+            let whole =
+                |float: f64| (float.fract() == 0.0 && float.abs() < 9e15).then_some(float as i64);
             value.as_f64().and_then(whole)
         })
     }
@@ -175,7 +176,8 @@ impl Attributes {
     /// A map of strings.
     pub(crate) fn texts(&self, name: &str) -> Vec<(String, String)> {
         let entries = self.get(name).and_then(Value::as_object).into_iter().flatten();
-        let text = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
+        let text =
+            |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
         entries.filter_map(text).collect()
     }
 

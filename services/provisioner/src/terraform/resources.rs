@@ -108,7 +108,9 @@ fn described(metadata: &Node, shown: &[Shown<'_>], graph: &Graph) -> Option<usiz
 fn instance(shown: &[Shown<'_>], block: &str, of: &Node) -> Option<usize> {
     let of_block = |shown: &&Shown<'_>| shown.node.block() == block;
     let same = |shown: &Shown<'_>| {
-        shown.node.block() == block && shown.node.index == of.index && shown.node.module == of.module
+        shown.node.block() == block
+            && shown.node.index == of.index
+            && shown.node.module == of.module
     };
     shown.iter().position(same).or_else(|| {
         let first = shown.iter().find(of_block)?;

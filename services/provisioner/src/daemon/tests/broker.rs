@@ -98,11 +98,11 @@ impl Broker {
             .max_encoding_message_size(MAX_MESSAGE);
         let stopped = stop.clone();
         // Each connection ends with the server, as when its process is killed.
-        let incoming = TcpListenerStream::new(listener)
-            .map(move |it| it.map(|io| Cut { io, stopped: Box::pin(stopped.clone().cancelled_owned()) }));
-        let server = tonic::transport::Server::builder()
-            .add_service(service)
-            .serve_with_incoming(incoming);
+        let incoming = TcpListenerStream::new(listener).map(move |it| {
+            it.map(|io| Cut { io, stopped: Box::pin(stopped.clone().cancelled_owned()) })
+        });
+        let server =
+            tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
         let task = tokio::spawn(async move { server.await.unwrap() });
         Server { addr, stop, task }
     }
