@@ -4,7 +4,9 @@
 mod input;
 mod reap;
 
-pub use input::{BuildInput, BuildOwner, Variable, find_build_input, list_variables, put_owner_key};
+pub use input::{
+    BuildInput, BuildOwner, Variable, find_build_input, list_variables, put_owner_key,
+};
 pub use input::{RunningAgent, list_running_agents};
 pub use reap::{Lost, cancel_unserved, fail_lost, requeue_lost};
 
@@ -152,7 +154,7 @@ pub async fn insert(db: impl Executor<'_>, new: &NewJob) -> Result<(), DbError> 
 }
 
 /// Takes as many jobs as there are holders, in queue order, each for one holder. Rows that another
-/// replica is taking are skipped, never waited for. The lease begins at Postgres' now().
+/// replica is taking are skipped, never waited for. The lease begins at Postgres' `now()`.
 #[tracing::instrument(name = "db.job.acquire", level = "debug", skip_all, fields(holders = holders.len()), err)]
 pub async fn acquire(
     db: impl Executor<'_>,
@@ -221,11 +223,7 @@ pub async fn acquire(
 /// Puts a job back that was taken for a caller who is gone. `false`: it is held by another already,
 /// or ended.
 #[tracing::instrument(name = "db.job.release", skip_all, fields(job.id = %id), err)]
-pub async fn release(
-    db: impl Executor<'_>,
-    id: JobId,
-    lease: LeaseToken,
-) -> Result<bool, DbError> {
+pub async fn release(db: impl Executor<'_>, id: JobId, lease: LeaseToken) -> Result<bool, DbError> {
     let done = sqlx::query!(
         "
         update provisioner_jobs
@@ -273,7 +271,7 @@ pub async fn lock(db: impl Executor<'_>, id: JobId) -> Result<Option<Locked>, Db
     .transpose()
 }
 
-/// Renews a lease by `lease_seconds` from Postgres' now(). `apply` says that apply began.
+/// Renews a lease by `lease_seconds` from Postgres' `now()`. `apply` says that apply began.
 #[tracing::instrument(name = "db.job.renew", level = "debug", skip_all, fields(job.id = %id), err)]
 pub async fn renew(
     db: impl Executor<'_>,

@@ -61,7 +61,8 @@ pub async fn mark_workspaces(
     now: Timestamp,
 ) -> Result<Vec<Facts>, DbError> {
     let jobs: Vec<Uuid> = jobs.iter().map(|it| it.0).collect();
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        Row,
         r#"
         with ended as (
             select j.id as job_id, j.status, j.error_code, j.error, b.id as build_id,
@@ -105,30 +106,7 @@ pub async fn mark_workspaces(
     )
     .fetch_all(db)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(Facts {
-                job_id: JobId(row.job_id),
-                job_status: row.status.parse()?,
-                error_code: row.error_code.map(|it| it.parse()).transpose()?,
-                error: row.error,
-                build_id: BuildId(row.build_id),
-                build_number: row.build_number,
-                transition: row.transition.parse()?,
-                stage: row.stage.parse()?,
-                version_id: VersionId(row.template_version_id),
-                preset_id: row.preset_id.map(PresetId),
-                initiator_id: UserId(row.initiator_id),
-                workspace_id: WorkspaceId(row.workspace_id),
-                workspace_name: row.name,
-                owner_id: UserId(row.owner_id),
-                organization_id: OrganizationId(row.organization_id),
-                template_id: TemplateId(row.template_id),
-                pool_preset_id: row.pool_preset_id.map(PresetId),
-                revision: row.revision,
-            })
-        })
-        .collect()
+    rows.into_iter().map(Facts::try_from).collect()
 }
 
 /// Counts the ends of prebuild builds in their pools and marks the pools to be looked at. Only a
@@ -327,4 +305,52 @@ pub async fn quota(
     .await?;
     let quota = Quota { budget: row.budget, consumed: row.consumed };
     Ok(Some((BuildId(build.id), quota, row.previous)))
+}
+
+struct Row {
+    job_id: Uuid,
+    status: String,
+    error_code: Option<String>,
+    error: String,
+    build_id: Uuid,
+    build_number: i32,
+    transition: String,
+    stage: String,
+    template_version_id: Uuid,
+    preset_id: Option<Uuid>,
+    initiator_id: Uuid,
+    workspace_id: Uuid,
+    name: String,
+    owner_id: Uuid,
+    organization_id: Uuid,
+    template_id: Uuid,
+    pool_preset_id: Option<Uuid>,
+    revision: i64,
+}
+
+impl TryFrom<Row> for Facts {
+    type Error = DbError;
+
+    fn try_from(row: Row) -> Result<Self, DbError> {
+        Ok(Self {
+            job_id: JobId(row.job_id),
+            job_status: row.status.parse()?,
+            error_code: row.error_code.map(|it| it.parse()).transpose()?,
+            error: row.error,
+            build_id: BuildId(row.build_id),
+            build_number: row.build_number,
+            transition: row.transition.parse()?,
+            stage: row.stage.parse()?,
+            version_id: VersionId(row.template_version_id),
+            preset_id: row.preset_id.map(PresetId),
+            initiator_id: UserId(row.initiator_id),
+            workspace_id: WorkspaceId(row.workspace_id),
+            workspace_name: row.name,
+            owner_id: UserId(row.owner_id),
+            organization_id: OrganizationId(row.organization_id),
+            template_id: TemplateId(row.template_id),
+            pool_preset_id: row.pool_preset_id.map(PresetId),
+            revision: row.revision,
+        })
+    }
 }

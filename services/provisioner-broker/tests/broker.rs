@@ -1,0 +1,358 @@
+//! The broker as a daemon sees it, over real Postgres and NATS.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use berth_proto::v1::provisioner_service_client::ProvisionerServiceClient;
+use berth_proto::{API_VERSION, KEY_HEADER, v1};
+use berth_service_kit::Args;
+use berth_testkit::{TestDatabase, servers, subject_space, wait_until};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Streaming};
+
+const USER: &str = "00000000-0000-0000-0000-0000000000a1";
+const ORG: &str = "00000000-0000-0000-0000-0000000000b1";
+const KEY: &str = "00000000-0000-0000-0000-0000000000c1";
+const FILE: &str = "00000000-0000-0000-0000-0000000000d1";
+const VERSION: &str = "00000000-0000-0000-0000-0000000000e1";
+const TOKEN: &str = "00000000-0000-0000-0000-0000000000f1";
+const PREBUILDS: &str = "c42fdf75-3097-471c-8c33-fb52454d81c0";
+
+/// A broker in its own thread, with a database of its own.
+struct World {
+    db: TestDatabase,
+    addr: String,
+}
+
+impl World {
+    async fn new() -> Self {
+        static ONE: OnceLock<()> = OnceLock::new();
+        assert!(ONE.set(()).is_ok(), "logging is set up once a process: one broker, one test");
+        let db = TestDatabase::create().await;
+        let dir = tempfile::tempdir().unwrap().keep();
+        let (config, announce) = (dir.join("config.toml"), dir.join("announce.json"));
+        let text = format!(
+            "[database]\nurl = {:?}\n[nats]\nurl = {:?}\nprefix = {:?}\n[limits]\nreap = \"200ms\"\n",
+            db.url,
+            servers().await.nats_url,
+            subject_space()
+        );
+        std::fs::write(&config, text).unwrap();
+        let args = Args {
+            config_file: Some(config),
+            announce_file: Some(announce.clone()),
+            ..Args::default()
+        };
+        std::thread::spawn(move || {
+            berth_service_kit::run("provisioner-broker", args, berth_provisioner_broker::run)
+        });
+        let addr = loop {
+            let facts = std::fs::read(&announce).unwrap_or_default();
+            let facts: serde_json::Value = serde_json::from_slice(&facts).unwrap_or_default();
+            if let Some(addr) = facts["grpc"].as_str() {
+                break addr.to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        let world = Self { db, addr };
+        world.given_template().await;
+        world
+    }
+
+    async fn sql(&self, sql: &str) {
+        self.db.rows(sql).await;
+    }
+
+    async fn given_template(&self) {
+        self.sql(&format!(
+            "insert into organizations (id, name, created_at, updated_at) values ('{ORG}', 'acme', now(), now());
+             insert into users (id, username, email, created_at, updated_at) values ('{USER}', 'alice', 'a@x', now(), now());
+             insert into organization_members (organization_id, user_id, created_at, updated_at) values ('{ORG}', '{USER}', now(), now());
+             insert into provisioner_keys (id, organization_id, name, secret_hash, created_at) values ('{KEY}', '{ORG}', 'k', sha256('hush'), now());
+             insert into files (id, hash, created_by, created_at, data) values ('{FILE}', encode(sha256('tar'), 'hex'), '{USER}', now(), 'tar');
+             insert into files (id, hash, kind, created_by, created_at, data) values ('{VERSION}', 'other', 'other', '{USER}', now(), 'x');"
+        )).await;
+    }
+
+    /// A version with its import job, queued.
+    async fn given_import(&self, job: &str) {
+        self.sql(&format!(
+            "begin;
+             insert into template_versions (id, organization_id, name, job_id, provisioner, created_by, created_at, updated_at)
+             values ('{VERSION}', '{ORG}', 'v1', '{job}', 'terraform', '{USER}', now(), now())
+             on conflict (id) do update set job_id = excluded.job_id;
+             insert into provisioner_jobs (id, organization_id, initiator_id, kind, provisioner, class, file_id, input, created_at, updated_at)
+             values ('{job}', '{ORG}', '{USER}', 'template_version_import', 'terraform', 2, '{FILE}', '{{\"template_version_id\": \"{VERSION}\"}}', now(), now());
+             commit;"
+        )).await;
+    }
+
+    /// A build of the workspace, queued behind those that it has.
+    async fn given_build(&self, build: &str, number: i32, stage: &str, initiator: &str) {
+        self.sql(&format!(
+            "begin;
+             insert into provisioner_jobs (id, organization_id, initiator_id, kind, provisioner, class, file_id, input, created_at, updated_at)
+             values ('{build}', '{ORG}', '{initiator}', 'workspace_build', 'terraform', 0, '{FILE}', '{{\"workspace_build_id\": \"{build}\"}}', now(), now());
+             insert into workspace_builds (id, workspace_id, template_version_id, preset_id, build_number, transition, initiator_id, stage, job_id, created_at, updated_at)
+             values ('{build}', '{VERSION}', '{VERSION}', (select id from template_version_presets), {number}, 'start', '{initiator}', '{stage}', '{build}', now(), now());
+             update workspaces set latest_build_id = '{build}', latest_build_number = {number};
+             commit;"
+        )).await;
+    }
+}
+
+/// A registered daemon.
+struct Daemon {
+    client: ProvisionerServiceClient<Channel>,
+    id: String,
+    _hello: mpsc::Sender<v1::RegisterRequest>,
+    _stream: Streaming<v1::RegisterResponse>,
+}
+
+fn with_key<T>(message: T, secret: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    let key = AsciiMetadataValue::try_from(format!("{KEY}-{secret}")).unwrap();
+    request.metadata_mut().insert(KEY_HEADER, key);
+    request
+}
+
+impl Daemon {
+    async fn register(world: &World) -> Self {
+        let address = format!("http://{}", world.addr);
+        let mut client = ProvisionerServiceClient::connect(address).await.unwrap();
+        let (hello, requests) = mpsc::channel(4);
+        let message = v1::register_request::Message::Hello(v1::Hello {
+            name: "one".into(),
+            version: "1".into(),
+            api_version: API_VERSION.into(),
+            provisioner_types: vec!["terraform".into()],
+            capacity: 1,
+            ..v1::Hello::default()
+        });
+        hello.send(v1::RegisterRequest { message: Some(message) }).await.unwrap();
+        let answer = client.register(with_key(ReceiverStream::new(requests), "hush")).await;
+        let mut stream = answer.unwrap().into_inner();
+        let first = stream.message().await.unwrap().unwrap().message;
+        let Some(v1::register_response::Message::Accepted(accepted)) = first else {
+            panic!("not accepted: {first:?}");
+        };
+        Self { client, id: accepted.daemon_id, _hello: hello, _stream: stream }
+    }
+
+    async fn acquire(&mut self) -> v1::Job {
+        let request = v1::AcquireJobRequest { daemon_id: self.id.clone(), wait_seconds: 20 };
+        let answer = self.client.acquire_job(with_key(request, "hush")).await.unwrap();
+        answer.into_inner().job.expect("a job is queued")
+    }
+
+    async fn complete(
+        &mut self,
+        job: &v1::Job,
+        result: v1::complete_job_request::Result,
+    ) -> Result<(), Code> {
+        let request = v1::CompleteJobRequest {
+            job_id: job.id.clone(),
+            lease_token: job.lease_token.clone(),
+            timings: Vec::new(),
+            result: Some(result),
+        };
+        let answer = self.client.complete_job(with_key(request, "hush")).await;
+        answer.map(drop).map_err(|status| status.code())
+    }
+}
+
+fn preset(ttl_seconds: i64) -> v1::complete_job_request::Result {
+    v1::complete_job_request::Result::TemplateImport(v1::TemplateImportResult {
+        parameters: vec![v1::Parameter {
+            name: "size".into(),
+            r#type: "number".into(),
+            default_value: "1".into(),
+            ..v1::Parameter::default()
+        }],
+        presets: vec![v1::Preset {
+            name: "small".into(),
+            parameters: vec![v1::ParameterValue { name: "size".into(), value: "2".into() }],
+            prebuilds: Some(v1::Prebuilds { instances: 2, ttl_seconds, ..Default::default() }),
+            ..v1::Preset::default()
+        }],
+        ..v1::TemplateImportResult::default()
+    })
+}
+
+fn built(replacements: Vec<v1::Replacement>) -> v1::complete_job_request::Result {
+    let agent = v1::Agent {
+        id: "agent-in-state".into(),
+        name: "main".into(),
+        auth: Some(v1::agent::Auth::Token(TOKEN.into())),
+        scripts: vec![v1::Script { script: "true".into(), ..v1::Script::default() }],
+        apps: vec![v1::App { slug: "web".into(), ..v1::App::default() }],
+        ..v1::Agent::default()
+    };
+    v1::complete_job_request::Result::WorkspaceBuild(v1::WorkspaceBuildResult {
+        state: b"state of the tool".to_vec(),
+        resources: vec![v1::Resource {
+            name: "box".into(),
+            r#type: "terraform_data".into(),
+            agents: vec![agent],
+            ..v1::Resource::default()
+        }],
+        replacements,
+    })
+}
+
+fn build_of(job: &v1::Job) -> &v1::WorkspaceBuild {
+    match &job.input {
+        Some(v1::job::Input::WorkspaceBuild(build)) => build,
+        other => panic!("not a build: {other:?}"),
+    }
+}
+
+/// Register, import, prebuild, claim, a lost daemon: the journey of a template to a user.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_template_is_imported_prebuilt_claimed_and_survives_a_lost_daemon() {
+    let world = World::new().await;
+    let mut daemon = Daemon::register(&world).await;
+
+    let request = v1::AcquireJobRequest { daemon_id: daemon.id.clone(), wait_seconds: 0 };
+    let refused = daemon.client.acquire_job(with_key(request, "wrong")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+
+    bad_import_fails(&world, &mut daemon).await;
+    import(&world, &mut daemon).await;
+    prebuild(&world, &mut daemon).await;
+    claim(&world, &mut daemon).await;
+    files(&mut daemon).await;
+}
+
+async fn bad_import_fails(world: &World, daemon: &mut Daemon) {
+    let id = "10000000-0000-0000-0000-000000000001";
+    world.given_import(id).await;
+    let job = daemon.acquire().await;
+    assert_eq!(daemon.complete(&job, preset(5)).await, Ok(()));
+    let error = world
+        .db
+        .value(&format!(
+            "select error from provisioner_jobs where id = '{id}' and status = 'failed'"
+        ))
+        .await;
+    assert!(error.contains("preset \"small\"") && error.contains('5'), "{error}");
+    assert_eq!(daemon.complete(&job, preset(5)).await, Ok(()), "the same report again");
+}
+
+async fn import(world: &World, daemon: &mut Daemon) {
+    world.given_import("10000000-0000-0000-0000-000000000002").await;
+    let job = daemon.acquire().await;
+    let line = |number: u64| v1::LogLine {
+        number,
+        output: format!("line {number}"),
+        ..Default::default()
+    };
+    for _ in 0..2 {
+        let update = v1::UpdateJobRequest {
+            job_id: job.id.clone(),
+            lease_token: job.lease_token.clone(),
+            logs: vec![line(1), line(2)],
+            readme: Some("# Read".into()),
+            ..v1::UpdateJobRequest::default()
+        };
+        let answer = daemon.client.update_job(with_key(update, "hush")).await.unwrap();
+        assert_eq!(answer.into_inner().lease_seconds, 60);
+    }
+    let count = world
+        .db
+        .count(&format!("select count(*) from provisioner_job_logs where job_id = '{}'", job.id))
+        .await;
+    assert_eq!(count, 2, "each line is stored once");
+    let mut stale = job.clone();
+    stale.lease_token = KEY.to_owned();
+    assert_eq!(daemon.complete(&stale, preset(0)).await, Err(Code::FailedPrecondition));
+    assert_eq!(daemon.complete(&job, preset(0)).await, Ok(()));
+    assert_eq!(world.db.value("select readme from template_versions").await, "# Read");
+    assert_eq!(world.db.count("select count(*) from prebuild_pools").await, 1);
+    assert_eq!(world.db.value("select value from template_version_preset_parameters").await, "2");
+}
+
+async fn prebuild(world: &World, daemon: &mut Daemon) {
+    world.sql(&format!(
+        "insert into templates (id, organization_id, name, provisioner, active_version_id, created_by, created_at, updated_at)
+         values ('{VERSION}', '{ORG}', 'local', 'terraform', '{VERSION}', '{USER}', now(), now());
+         insert into workspaces (id, owner_id, organization_id, template_id, name, created_at, updated_at, last_used_at, pool_preset_id, pool_state)
+         select '{VERSION}', '{PREBUILDS}', '{ORG}', '{VERSION}', 'prebuild-x', now(), now(), now(), id, 'starting' from template_version_presets;"
+    )).await;
+    world.given_build("20000000-0000-0000-0000-000000000001", 1, "prebuild", PREBUILDS).await;
+    let job = daemon.acquire().await;
+    let metadata = build_of(&job).metadata.clone().unwrap();
+    assert_eq!(
+        (metadata.owner_name.as_str(), metadata.owner_session_token.as_str()),
+        ("prebuilds", "")
+    );
+    assert_eq!(daemon.complete(&job, built(Vec::new())).await, Ok(()));
+    assert_eq!(world.db.value("select pool_state from workspaces").await, "unready");
+    assert_eq!(world.db.value("select created_total from prebuild_pools").await, "1");
+    assert_eq!(world.db.count("select count(*) from workspace_agent_log_sources").await, 1);
+}
+
+async fn claim(world: &World, daemon: &mut Daemon) {
+    world.sql(&format!(
+        "update workspace_agents set lifecycle_state = 'ready';
+         update workspaces set owner_id = '{USER}', name = 'mine', pool_preset_id = null, pool_state = null;"
+    )).await;
+    world.given_build("20000000-0000-0000-0000-000000000002", 2, "claim", USER).await;
+    // The first try is lost in apply: it fails, and another is queued by itself.
+    let lost = daemon.acquire().await;
+    world.sql(&format!(
+        "update provisioner_jobs set lease_expires_at = now() - interval '1 s', apply_started = true where id = '{}'", lost.id
+    )).await;
+    let job = daemon.acquire().await;
+    assert_ne!(job.id, lost.id);
+    assert_eq!(daemon.complete(&lost, built(Vec::new())).await, Err(Code::FailedPrecondition));
+    let build = build_of(&job);
+    assert_eq!(build.state, b"state of the tool", "the lost build kept the state before it");
+    assert_eq!(build.running_agents[0].agent_id, "agent-in-state");
+    assert_eq!(build.running_agents[0].token, TOKEN);
+    let metadata = build.metadata.clone().unwrap();
+    assert_eq!(metadata.owner_name, "alice");
+    assert!(metadata.owner_session_token.contains('-'));
+    assert_eq!(metadata.stage, i32::from(v1::BuildStage::Claim));
+    let replaced =
+        v1::Replacement { resource: "terraform_data.box".into(), paths: vec!["input".into()] };
+    assert_eq!(daemon.complete(&job, built(vec![replaced])).await, Ok(()));
+    let agents = world
+        .db
+        .rows("select lifecycle_state, retired from workspace_agents order by retired")
+        .await;
+    assert_eq!(agents, [["ready", "f"], ["ready", "t"]], "the agent's process runs on");
+    assert_eq!(world.db.value("select replaced_total from prebuild_pools").await, "1");
+    let statuses = "select string_agg(j.status, ',' order by b.build_number) from workspace_builds b join provisioner_jobs j on j.id = b.job_id";
+    assert_eq!(world.db.value(statuses).await, "succeeded,failed,succeeded");
+    wait_until("all events are published", Duration::from_secs(10), async || {
+        (world.db.count("select count(*) from outbox").await == 0).then_some(())
+    })
+    .await;
+}
+
+async fn files(daemon: &mut Daemon) {
+    let read = async |daemon: &mut Daemon, file: &str| {
+        let request =
+            v1::DownloadFileRequest { daemon_id: daemon.id.clone(), file_id: file.into() };
+        let mut stream =
+            daemon.client.download_file(with_key(request, "hush")).await.unwrap().into_inner();
+        let mut data = Vec::new();
+        while let Some(message) = stream.message().await.unwrap() {
+            if !message.error.is_empty() {
+                return Err(message.error);
+            }
+            if let Some(v1::file_part::Part::Chunk(chunk)) = message.part.unwrap().part {
+                data.extend(chunk.data);
+            }
+        }
+        Ok(data)
+    };
+    assert_eq!(read(daemon, FILE).await, Ok(b"tar".to_vec()));
+    let strange = read(daemon, VERSION).await;
+    assert_eq!(strange, read(daemon, TOKEN).await, "another's file and no file are told alike");
+    assert!(strange.is_err());
+}
