@@ -100,15 +100,15 @@ impl Group {
     }
 
     /// Gives a job to its daemon; gives it back when that one is gone.
-    fn hand_over(&self, held: Held) -> Result<(), Held> {
+    fn hand_over(&self, held: Held) -> Option<Held> {
         let waiter = {
             let mut waiters = self.lock();
             let place = waiters.iter().position(|it| it.daemon == held.worker);
             place.and_then(|it| waiters.remove(it))
         };
         match waiter {
-            Some(waiter) => waiter.hand.send(held),
-            None => Err(held),
+            Some(waiter) => waiter.hand.send(held).err(),
+            None => Some(held),
         }
     }
 }
@@ -170,7 +170,7 @@ async fn take(
 fn hand_out(broker: &Broker, group: &Group, jobs: Vec<Held>) -> usize {
     let taken = jobs.len();
     for held in jobs {
-        if let Err(held) = group.hand_over(held) {
+        if let Some(held) = group.hand_over(held) {
             drop(InHand::new(broker, held));
         }
     }

@@ -26,7 +26,7 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// A daemon that is silent for longer is gone.
 const GONE_AFTER: Duration = Duration::from_secs(90);
 /// How often, at most, a heartbeat is written down and the key is looked at again.
-const WRITE_EVERY: Duration = Duration::from_secs(60);
+const WRITE_EVERY: Duration = Duration::from_mins(1);
 /// Notices that wait for a daemon to read them.
 const OUTGOING: usize = 64;
 /// Longest name of a daemon, in characters.
@@ -217,11 +217,8 @@ impl Session {
     /// Writes down that the daemon is there, and looks whether its key still is.
     async fn write_down(&mut self) -> Result<(), Status> {
         let db = &self.broker.backbone.db;
-        let key = match provisioner_key::find(db, self.key.id).await {
-            Ok(key) => key,
-            // The database is away: the daemon is not to blame.
-            Err(_) => return Ok(()),
-        };
+        // Where the database is away, the daemon is not to blame.
+        let Ok(key) = provisioner_key::find(db, self.key.id).await else { return Ok(()) };
         if key.is_none_or(|(key, _)| key.revoked_at.is_some()) {
             return Err(Status::unauthenticated("the provisioner key was revoked"));
         }
