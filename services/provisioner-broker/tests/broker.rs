@@ -1,5 +1,7 @@
 //! The broker as a daemon sees it, over real Postgres and NATS.
 
+#![expect(clippy::unwrap_used, reason = "an unwrap that fails is a failed test, helpers included")]
+
 use std::sync::OnceLock;
 use std::time::Duration;
 
