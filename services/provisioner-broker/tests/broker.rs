@@ -269,7 +269,7 @@ async fn import(world: &World, daemon: &mut Daemon) {
         .await;
     assert_eq!(count, 2, "each line is stored once");
     let mut stale = job.clone();
-    stale.lease_token = KEY.to_owned();
+    KEY.clone_into(&mut stale.lease_token);
     assert_eq!(daemon.complete(&stale, preset(0)).await, Err(Code::FailedPrecondition));
     assert_eq!(daemon.complete(&job, preset(0)).await, Ok(()));
     assert_eq!(world.db.value("select readme from template_versions").await, "# Read");
