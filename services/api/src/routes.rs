@@ -1,9 +1,13 @@
 //! Every route of the API.
 
 mod agent;
+mod audit_log;
 mod build;
 mod build_log;
 mod file;
+mod group;
+mod inbox;
+mod member;
 mod meta;
 mod organization;
 mod prebuild;
@@ -30,6 +34,10 @@ use crate::error::ApiError;
 
 /// One module per resource; one line each, in order.
 const RESOURCES: &[fn() -> Router<App>] = &[
+    member::routes,
+    inbox::routes,
+    group::routes,
+    audit_log::routes,
     version::routes,
     template::routes,
     meta::routes,
@@ -62,4 +70,16 @@ pub(crate) fn router(app: App) -> Router {
 
 async fn unknown() -> ApiError {
     ApiError::NotFound
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Overlapping routes panic when they are merged.
+    #[test]
+    fn no_two_resources_claim_the_same_route() {
+        let api: Router<App> = RESOURCES.iter().fold(Router::new(), |all, it| all.merge(it()));
+        assert!(api.has_routes());
+    }
 }
