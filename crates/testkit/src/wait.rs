@@ -1,0 +1,26 @@
+//! Waiting for a condition, never for a time.
+
+use std::time::{Duration, Instant};
+
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(25);
+
+/// Long enough for anything on a busy machine with two cores, debug build, real processes.
+pub const SOON: Duration = Duration::from_mins(1);
+
+/// Looks again and again until `probe` gives something. `what` names the condition: after `within`
+/// the test fails with it.
+pub async fn wait_until<T>(
+    what: &str,
+    within: Duration,
+    mut probe: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        assert!(started.elapsed() < within, "not within {} s: {what}", within.as_secs_f32());
+        tokio::time::sleep(POLL).await;
+    }
+}

@@ -1,0 +1,17 @@
+//! Stories of the whole system with real processes: one module each.
+
+mod access;
+mod architecture;
+mod archive;
+mod contract;
+mod main_job;
+mod nats;
+mod notify;
+mod overcreate;
+mod preset;
+mod race;
+mod reinit;
+mod template;
+
+/// The binary under test.
+const BERTH: &str = env!("CARGO_BIN_EXE_berth");
