@@ -22,7 +22,7 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::fro
 /// How long a small call may take.
 const CALL: Duration = Duration::from_secs(10);
 /// How long a result, which carries a state, may take.
-const RESULT: Duration = Duration::from_secs(60);
+const RESULT: Duration = Duration::from_mins(1);
 /// Waits between attempts: the first, and the longest. Each is twice the one before.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 

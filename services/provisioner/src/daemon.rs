@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client::{Backoff, CallError, Client};
 use crate::config::Config;
 use crate::environment::Base;
-use crate::job::{self, Shop};
+use crate::job::{self, Workshop};
 use crate::register;
 use crate::stop::{Reason, Stop};
 use crate::terraform::Setup;
@@ -109,14 +109,14 @@ async fn start(config: &Config, host: &Host) -> anyhow::Result<()> {
         latch: host.health.latch("broker"),
     };
     host.tasks.spawn("registration", registration.keep());
-    let shop = Arc::new(Shop { client, root, base, terraform });
+    let workshop = Arc::new(Workshop { client, root, base, terraform });
     let jobs = Jobs {
         slots: Arc::new(Semaphore::new(config.capacity as usize)),
         force_after: config.force_cancel_interval.as_duration(),
         grace,
         shutdown: host.shutdown.clone(),
         metrics: Metrics::new(&host.metrics, &config.name).context("register metrics")?,
-        shop,
+        workshop,
         running,
         daemon_id,
         leave,
@@ -156,7 +156,7 @@ impl Metrics {
 
 /// Takes jobs and runs them.
 struct Jobs {
-    shop: Arc<Shop>,
+    workshop: Arc<Workshop>,
     running: Running,
     daemon_id: watch::Receiver<Option<String>>,
     slots: Arc<Semaphore>,
@@ -200,7 +200,7 @@ impl Jobs {
     ) -> Option<(OwnedSemaphorePermit, String, v1::Job)> {
         let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
         let daemon_id = self.daemon_id.wait_for(Option::is_some).await.ok()?.clone()?;
-        match self.shop.client.acquire(daemon_id.clone(), POLL).await {
+        match self.workshop.client.acquire(daemon_id.clone(), POLL).await {
             Ok(job) => Some((slot, daemon_id, job?)),
             Err(error) => {
                 let refused = matches!(error, CallError::Refused(_));
@@ -221,7 +221,7 @@ impl Jobs {
         self.running.jobs().insert(id.clone(), stop.clone());
         self.metrics.current.with_label_values(&[&self.metrics.name]).inc();
         let held = Held { running: self.running.clone(), id: id.clone(), _slot: slot };
-        let run = job::run(Arc::clone(&self.shop), daemon_id, job, stop);
+        let run = job::run(Arc::clone(&self.workshop), daemon_id, job, stop);
         jobs.spawn(async move {
             let _held = held;
             (id, run.await)

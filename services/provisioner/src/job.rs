@@ -19,7 +19,7 @@ use crate::transfer::{self, TransferError};
 use crate::workdir::{JobDir, WorkRoot};
 
 /// What all jobs of a daemon share.
-pub(crate) struct Shop {
+pub(crate) struct Workshop {
     pub(crate) client: Client,
     pub(crate) root: WorkRoot,
     pub(crate) base: Base,
@@ -49,7 +49,12 @@ impl Outcome {
 }
 
 /// Runs `job` until the broker has its result. Its trace begins here and links to who queued it.
-pub(crate) async fn run(shop: Arc<Shop>, daemon_id: String, job: v1::Job, stop: Stop) -> Outcome {
+pub(crate) async fn run(
+    workshop: Arc<Workshop>,
+    daemon_id: String,
+    job: v1::Job,
+    stop: Stop,
+) -> Outcome {
     let span = tracing::info_span!(
         parent: None,
         "job.run",
@@ -60,7 +65,7 @@ pub(crate) async fn run(shop: Arc<Shop>, daemon_id: String, job: v1::Job, stop: 
     );
     trace::link(&span, &job.trace);
     async {
-        let outcome = held(&shop, daemon_id, &job, stop).await;
+        let outcome = held(&workshop, daemon_id, &job, stop).await;
         tracing::Span::current().record("outcome", outcome.as_str());
         tracing::info!(outcome = outcome.as_str(), "job done");
         outcome
@@ -81,17 +86,17 @@ fn kind(job: &v1::Job) -> &'static str {
 
 /// Runs the session beside what keeps the lease, and reports. The lease is kept until the report
 /// has been answered.
-async fn held(shop: &Arc<Shop>, daemon_id: String, job: &v1::Job, stop: Stop) -> Outcome {
+async fn held(workshop: &Arc<Workshop>, daemon_id: String, job: &v1::Job, stop: Stop) -> Outcome {
     let reporter = Reporter::new(job, stop);
     // Aborted when this ends.
     let mut keeping = JoinSet::new();
-    let (pump, client) = (reporter.clone(), shop.client.clone());
+    let (pump, client) = (reporter.clone(), workshop.client.clone());
     keeping.spawn(async move { pump.pump(&client).await }.in_current_span());
     let guard = reporter.clone();
     keeping.spawn(async move { guard.guard_lease().await }.in_current_span());
 
     let mut timings = Vec::new();
-    let outcome = session(shop, daemon_id, job, (&reporter, &mut timings)).await;
+    let outcome = session(workshop, daemon_id, job, (&reporter, &mut timings)).await;
     if let Err(failure) = &outcome {
         let level = match failure.code {
             Code::Canceled => v1::LogLevel::Warn,
@@ -103,26 +108,27 @@ async fn held(shop: &Arc<Shop>, daemon_id: String, job: &v1::Job, stop: Stop) ->
         tracing::warn!("the broker gave the job up; its result is dropped");
         return Outcome::Dropped;
     }
-    report(&shop.client, job, outcome, timings).await
+    report(&workshop.client, job, outcome, timings).await
 }
 
 async fn session(
-    shop: &Arc<Shop>,
+    workshop: &Arc<Workshop>,
     daemon_id: String,
     job: &v1::Job,
     (reporter, timings): (&Reporter, &mut Vec<v1::Timing>),
 ) -> Result<v1::complete_job_request::Result, Failure> {
     use v1::complete_job_request::Result as Done;
-    let mut driver = driver(shop, job)?;
-    let dir = shop.root.job(&job.id).map_err(Failure::local)?;
+    let mut driver = driver(workshop, job)?;
+    let dir = workshop.root.job(&job.id).map_err(Failure::local)?;
     let fetched = tokio::select! {
-        fetched = fetch(&shop.client, daemon_id, job, &dir) => fetched,
+        fetched = fetch(&workshop.client, daemon_id, job, &dir) => fetched,
         () = reporter.stop().asked() => Ok(()),
     };
     reporter.going()?;
     fetched?;
-    let session = Session::new(dir, shop.base.of_job(job), reporter.clone());
-    let asking = Asking { client: &shop.client, job_id: &job.id, lease_token: &job.lease_token };
+    let session = Session::new(dir, workshop.base.of_job(job), reporter.clone());
+    let asking =
+        Asking { client: &workshop.client, job_id: &job.id, lease_token: &job.lease_token };
     let done = match &job.input {
         Some(v1::job::Input::TemplateImport(_)) => {
             session::import(&mut driver, &session).await.map(Done::TemplateImport)
@@ -142,8 +148,8 @@ async fn session(
     done
 }
 
-fn driver(shop: &Shop, job: &v1::Job) -> Result<Driver, Failure> {
-    match (&*job.provisioner_type, &shop.terraform) {
+fn driver(workshop: &Workshop, job: &v1::Job) -> Result<Driver, Failure> {
+    match (&*job.provisioner_type, &workshop.terraform) {
         ("terraform", Some(setup)) => {
             Ok(Driver::Terraform(Box::new(Terraform::new(Arc::clone(setup)))))
         }

@@ -185,7 +185,7 @@ impl Reporter {
             match client.update(batch.message(&self.0)).await {
                 Ok(answer) => {
                     backoff = Backoff::new();
-                    self.taken(lines, news, asked, &answer);
+                    self.taken(lines, news, asked, answer);
                     self.rest().await;
                 }
                 Err(CallError::Unreachable(status)) => {
@@ -248,7 +248,7 @@ impl Reporter {
         }
     }
 
-    fn taken(&self, lines: usize, news: u64, asked: Instant, answer: &v1::UpdateJobResponse) {
+    fn taken(&self, lines: usize, news: u64, asked: Instant, answer: v1::UpdateJobResponse) {
         let mut queue = self.queue();
         queue.lines.drain(..lines);
         if queue.news == news {
@@ -311,7 +311,7 @@ impl Queue {
         }
         self.bytes += output.len() + 1;
         if self.bytes > MAX_LOG {
-            output = "The log of this job is full; what follows is not kept.".to_owned();
+            "The log of this job is full; what follows is not kept.".clone_into(&mut output);
         }
         self.numbered += 1;
         self.news += 1;

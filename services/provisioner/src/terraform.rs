@@ -170,7 +170,9 @@ impl Terraform {
             }
         });
         let exit = exit.await?;
-        std::mem::take(&mut heard.timings).into_iter().for_each(|timing| session.timing(timing));
+        for timing in std::mem::take(&mut heard.timings) {
+            session.timing(timing);
+        }
         settle(session, &exit, &name, heard.error())
     }
 

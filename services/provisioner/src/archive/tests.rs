@@ -160,7 +160,7 @@ fn each_limit_names_the_entry_that_passed_it() {
     check_refused(&files, r#"more than 8 entries (at entry "f8")"#);
     let big = [file("a", &[0; 4000]), file("b", &[0; 97])];
     check_refused(&big, r#"more than 4096 bytes (at entry "b")"#);
-    let packed = unpack_bytes(&[0; 64 * 1024 + 1]).outcome.unwrap_err();
+    let packed = unpack_bytes(&vec![0; 64 * 1024 + 1]).outcome.unwrap_err();
     assert_eq!(packed.to_string(), "the archive has 65537 bytes; at most 65536 are accepted");
 }
 

@@ -13,14 +13,14 @@ use crate::config::ProvisionerConfig;
 use std::collections::HashMap;
 
 /// A daemon beside a broker.
-struct Stage {
+struct Scene {
     broker: Broker,
     server: Server,
     host: Host,
     dir: TempDir,
 }
 
-impl Stage {
+impl Scene {
     async fn new(lease_seconds: u32) -> Self {
         Self::with(lease_seconds, |_| {}).await
     }
@@ -146,12 +146,12 @@ fn archive(files: &[(&str, &str)]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-fn build(stage: v1::BuildStage, state: &[u8]) -> v1::job::Input {
+fn build(build_stage: v1::BuildStage, state: &[u8]) -> v1::job::Input {
     let metadata = v1::Metadata {
         transition: v1::Transition::Start.into(),
         workspace_id: "w1".into(),
         owner_name: "alice".into(),
-        stage: stage.into(),
+        stage: build_stage.into(),
         ..Default::default()
     };
     v1::job::Input::WorkspaceBuild(v1::WorkspaceBuild {
@@ -182,14 +182,14 @@ async fn gone(pid: &str) {
 
 #[tokio::test]
 async fn a_build_goes_through_its_steps_and_reports_state_and_agents() {
-    let stage = Stage::new(60).await;
-    stage.queue("j", [PLAN, APPLY], start_build());
-    stage.done("j").await;
-    let built = stage.built("j");
+    let scene = Scene::new(60).await;
+    scene.queue("j", [PLAN, APPLY], start_build());
+    scene.done("j").await;
+    let built = scene.built("j");
     assert_eq!(built.state, br#"{"n":1}"#);
     let agent = &built.resources[0].agents[0];
     assert_eq!((&*agent.name, agent.id.is_empty()), ("dev", false));
-    stage.job("j", |job| {
+    scene.job("j", |job| {
         use v1::Step::{Apply, Graph, Init, Plan};
         assert_eq!(job.steps, [Init, Plan, Apply, Graph]);
         let lines: Vec<_> = job.lines.values().map(String::as_str).collect();
@@ -198,22 +198,22 @@ async fn a_build_goes_through_its_steps_and_reports_state_and_agents() {
             job.completed.as_ref().unwrap().timings.iter().map(|it| &*it.action).collect();
         assert_eq!(stages, ["init", "plan", "apply", "graph"]);
     });
-    assert_eq!(stage.broker.with(|state| state.costs.clone()), [7]);
-    let hello = stage.broker.with(|state| state.hello.clone().unwrap());
+    assert_eq!(scene.broker.with(|state| state.costs.clone()), [7]);
+    let hello = scene.broker.with(|state| state.hello.clone().unwrap());
     assert!(hello.provisioner_types.contains(&"exec".to_owned()));
-    assert!(stage.host.health.report().latches.iter().any(|it| it.name == "broker" && it.ready));
-    let jobs = std::fs::read_dir(stage.dir.path().join("work/daemon/jobs")).unwrap().count();
+    assert!(scene.host.health.report().latches.iter().any(|it| it.name == "broker" && it.ready));
+    let jobs = std::fs::read_dir(scene.dir.path().join("work/daemon/jobs")).unwrap().count();
     assert_eq!(jobs, 0, "a work directory stayed");
-    stage.stop().await;
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn an_import_reports_what_the_template_asks_for() {
-    let stage = Stage::new(60).await;
+    let scene = Scene::new(60).await;
     let import = v1::TemplateImport { metadata: None };
-    stage.queue("j", [PLAN, APPLY], v1::job::Input::TemplateImport(import));
-    stage.done("j").await;
-    stage.job("j", |job| {
+    scene.queue("j", [PLAN, APPLY], v1::job::Input::TemplateImport(import));
+    scene.done("j").await;
+    scene.job("j", |job| {
         let result = job.completed.clone().unwrap().result;
         let Some(Done::TemplateImport(import)) = result else { panic!("{result:?}") };
         assert_eq!(import.parameters[0].default_value, "small");
@@ -221,259 +221,259 @@ async fn an_import_reports_what_the_template_asks_for() {
         assert_eq!(job.update.readme.as_deref(), Some("# Hello"));
         assert_eq!(job.update.template_variables[0].default_value, "eu");
     });
-    stage.stop().await;
+    scene.stop().await;
 }
 
 /// Every kind of answer is lost at least once, and the broker goes away while the tool works.
 #[tokio::test]
 async fn lost_answers_and_a_broker_restart_cost_no_line_and_no_result() {
-    let stage = Stage::new(60).await;
-    stage.broker.with(|state| {
+    let scene = Scene::new(60).await;
+    scene.broker.with(|state| {
         state.lose = HashMap::from([("update", 3), ("quota", 1), ("complete", 2)]);
     });
     let apply = "#!/bin/sh\nfor i in 1 2 3; do echo line $i >&2; done; echo held > $OUT/held\n\
         while [ ! -e $OUT/go ]; do sleep 0.02; done\nfor i in 4 5 6; do echo line $i >&2; done\n\
         echo '{\"state\": 1}'\n";
-    stage.queue("j", [PLAN, apply], start_build());
-    stage.until_file("held").await;
-    let Stage { broker, server, .. } = &stage;
+    scene.queue("j", [PLAN, apply], start_build());
+    scene.until_file("held").await;
+    let Scene { broker, server, .. } = &scene;
     let (broker, addr) = (broker.clone(), server.addr);
-    let Stage { server, host, dir, .. } = stage;
+    let Scene { server, host, dir, .. } = scene;
     server.kill().await;
     std::fs::write(dir.path().join("out/go"), "").unwrap();
     let server = broker.serve(addr).await;
-    let stage = Stage { broker, server, host, dir };
-    stage.done("j").await;
-    assert_eq!(stage.built("j").state, b"1");
-    stage.job("j", |job| {
+    let scene = Scene { broker, server, host, dir };
+    scene.done("j").await;
+    assert_eq!(scene.built("j").state, b"1");
+    scene.job("j", |job| {
         let numbers: Vec<_> = job.lines.keys().copied().collect();
         assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "a gap");
         let said: Vec<_> = job.lines.values().filter(|line| line.starts_with("line ")).collect();
         assert_eq!(said, ["line 1", "line 2", "line 3", "line 4", "line 5", "line 6"]);
     });
     // It registered with the new server, too.
-    stage.queue("k", [PLAN, APPLY], start_build());
-    stage.done("k").await;
-    stage.stop().await;
+    scene.queue("k", [PLAN, APPLY], start_build());
+    scene.done("k").await;
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn a_cancel_notice_ends_the_whole_group_and_is_reported_as_canceled() {
-    let stage = Stage::new(60).await;
-    stage.queue("j", [PLAN, HELD], start_build());
-    let child = stage.until_file("child").await;
+    let scene = Scene::new(60).await;
+    scene.queue("j", [PLAN, HELD], start_build());
+    let child = scene.until_file("child").await;
     let canceled = v1::JobCanceled { job_id: "j".into() };
-    stage.broker.say(v1::register_response::Message::JobCanceled(canceled));
-    stage.done("j").await;
-    let failed = stage.failed("j");
+    scene.broker.say(v1::register_response::Message::JobCanceled(canceled));
+    scene.done("j").await;
+    let failed = scene.failed("j");
     assert_eq!((&*failed.error_code, failed.state), ("canceled", None));
     gone(&child).await;
-    stage.stop().await;
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn a_cancel_that_comes_with_a_heartbeat_works_as_well() {
-    let stage = Stage::new(3).await;
-    stage.queue("j", [PLAN, HELD], start_build());
-    let child = stage.until_file("child").await;
-    stage.broker.with(|state| state.held.get_mut("j").unwrap().canceled = true);
-    stage.done("j").await;
-    assert_eq!(stage.failed("j").error_code, "canceled");
+    let scene = Scene::new(3).await;
+    scene.queue("j", [PLAN, HELD], start_build());
+    let child = scene.until_file("child").await;
+    scene.broker.with(|state| state.held.get_mut("j").unwrap().canceled = true);
+    scene.done("j").await;
+    assert_eq!(scene.failed("j").error_code, "canceled");
     gone(&child).await;
-    stage.stop().await;
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn a_job_given_to_somebody_else_ends_and_is_never_reported() {
-    let stage = Stage::new(3).await;
-    stage.queue("j", [PLAN, HELD], start_build());
-    let child = stage.until_file("child").await;
-    stage.broker.with(|state| state.held.get_mut("j").unwrap().taken_away = true);
+    let scene = Scene::new(3).await;
+    scene.queue("j", [PLAN, HELD], start_build());
+    let child = scene.until_file("child").await;
+    scene.broker.with(|state| state.held.get_mut("j").unwrap().taken_away = true);
     gone(&child).await;
-    stage.queue("k", [PLAN, APPLY], start_build());
-    stage.done("k").await;
-    assert!(!stage.job("j", broker::Job::is_done));
-    stage.stop().await;
+    scene.queue("k", [PLAN, APPLY], start_build());
+    scene.done("k").await;
+    assert!(!scene.job("j", broker::Job::is_done));
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn a_lease_that_cannot_be_renewed_ends_the_tool_before_it_ends() {
-    let stage = Stage::new(3).await;
-    stage.queue("j", [PLAN, HELD], start_build());
-    let child = stage.until_file("child").await;
-    let Stage { broker, server, host, dir } = stage;
+    let scene = Scene::new(3).await;
+    scene.queue("j", [PLAN, HELD], start_build());
+    let child = scene.until_file("child").await;
+    let Scene { broker, server, host, dir } = scene;
     let (addr, cut) = (server.addr, std::time::Instant::now());
     server.kill().await;
     gone(&child).await;
     assert!(cut.elapsed() < Duration::from_secs(3), "{:?}", cut.elapsed());
     // The broker comes back and hears why.
     let server = broker.serve(addr).await;
-    let stage = Stage { broker, server, host, dir };
-    stage.done("j").await;
-    let failed = stage.failed("j");
+    let scene = Scene { broker, server, host, dir };
+    scene.done("j").await;
+    let failed = scene.failed("j");
     assert_eq!(failed.error_code, "infrastructure");
     assert!(failed.error.contains("lost the broker"), "{failed:?}");
-    stage.stop().await;
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn shutdown_lets_a_job_finish_that_can() {
-    let stage = Stage::new(60).await;
-    stage.queue("j", [PLAN, HELD], start_build());
-    stage.until_file("child").await;
-    stage.host.shutdown.cancel();
-    stage.touch("go");
-    stage.done("j").await;
-    assert_eq!(stage.built("j").state, b"2");
-    stage.stop().await;
+    let scene = Scene::new(60).await;
+    scene.queue("j", [PLAN, HELD], start_build());
+    scene.until_file("child").await;
+    scene.host.shutdown.cancel();
+    scene.touch("go");
+    scene.done("j").await;
+    assert_eq!(scene.built("j").state, b"2");
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn shutdown_cancels_a_job_that_takes_too_long() {
-    let stage = Stage::with(60, |config| config.process.grace = Period::from_secs(2)).await;
-    stage.queue("j", [PLAN, HELD], start_build());
-    let child = stage.until_file("child").await;
-    stage.host.shutdown.cancel();
-    stage.done("j").await;
-    let failed = stage.failed("j");
+    let scene = Scene::with(60, |config| config.process.grace = Period::from_secs(2)).await;
+    scene.queue("j", [PLAN, HELD], start_build());
+    let child = scene.until_file("child").await;
+    scene.host.shutdown.cancel();
+    scene.done("j").await;
+    let failed = scene.failed("j");
     assert_eq!(failed.error_code, "infrastructure");
     assert!(failed.error.contains("daemon was stopped"), "{failed:?}");
     gone(&child).await;
-    stage.stop().await;
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn a_daemon_that_is_asked_to_leave_finishes_its_job_and_ends() {
-    let stage = Stage::new(60).await;
-    stage.queue("j", [PLAN, HELD], start_build());
-    stage.until_file("child").await;
-    stage.broker.say(v1::register_response::Message::Drain(v1::Drain {}));
-    stage.touch("go");
-    stage.done("j").await;
-    stage.host.shutdown.cancelled().await;
-    stage.stop().await;
+    let scene = Scene::new(60).await;
+    scene.queue("j", [PLAN, HELD], start_build());
+    scene.until_file("child").await;
+    scene.broker.say(v1::register_response::Message::Drain(v1::Drain {}));
+    scene.touch("go");
+    scene.done("j").await;
+    scene.host.shutdown.cancelled().await;
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn no_more_jobs_run_at_once_than_the_capacity() {
-    let stage = Stage::with(60, |config| config.provisioner.capacity = 1).await;
-    stage.queue("j", [PLAN, HELD], start_build());
-    stage.queue("k", [PLAN, APPLY], start_build());
-    stage.until_file("child").await;
-    assert_eq!(stage.broker.with(|state| state.queue.len()), 1);
-    stage.touch("go");
-    stage.done("k").await;
-    stage.stop().await;
+    let scene = Scene::with(60, |config| config.provisioner.capacity = 1).await;
+    scene.queue("j", [PLAN, HELD], start_build());
+    scene.queue("k", [PLAN, APPLY], start_build());
+    scene.until_file("child").await;
+    assert_eq!(scene.broker.with(|state| state.queue.len()), 1);
+    scene.touch("go");
+    scene.done("k").await;
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn an_over_quota_build_fails_before_apply_without_a_state() {
-    let stage = Stage::new(60).await;
+    let scene = Scene::new(60).await;
     let quota = v1::CommitQuotaResponse { ok: false, credits_consumed: 5, budget: 10 };
-    stage.broker.with(|state| state.quota = Some(quota));
-    stage.queue("j", [PLAN, APPLY], start_build());
-    stage.done("j").await;
-    let failed = stage.failed("j");
+    scene.broker.with(|state| state.quota = Some(quota));
+    scene.queue("j", [PLAN, APPLY], start_build());
+    scene.done("j").await;
+    let failed = scene.failed("j");
     assert_eq!((&*failed.error_code, failed.state), ("quota", None));
     assert!(failed.error.contains("costs 7 a day"), "{}", failed.error);
-    stage.stop().await;
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn a_failed_plan_has_no_state_and_a_failed_apply_has_what_it_printed() {
-    let stage = Stage::new(60).await;
+    let scene = Scene::new(60).await;
     let broken = "#!/bin/sh\necho 'no room' >&2\nexit 3\n";
-    stage.queue("j", [broken, APPLY], start_build());
-    stage.done("j").await;
-    let failed = stage.failed("j");
+    scene.queue("j", [broken, APPLY], start_build());
+    scene.done("j").await;
+    let failed = scene.failed("j");
     assert_eq!((&*failed.error_code, failed.state), ("template", None));
     assert_eq!(failed.error, "plan failed (exit status: 3): no room");
     let partial = "#!/bin/sh\necho '{\"state\": [\"half\"]}'\nexit 1\n";
-    stage.queue("k", [PLAN, partial], start_build());
-    stage.done("k").await;
-    assert_eq!(stage.failed("k").state.as_deref(), Some(&br#"["half"]"#[..]));
-    stage.stop().await;
+    scene.queue("k", [PLAN, partial], start_build());
+    scene.done("k").await;
+    assert_eq!(scene.failed("k").state.as_deref(), Some(&br#"["half"]"#[..]));
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn bad_output_fails_the_job_and_is_quoted() {
-    let stage = Stage::new(60).await;
+    let scene = Scene::new(60).await;
     for (id, output, reason) in [
         ("a", "hello", "expected value"),
         ("b", "{\"sate\": 1}", "unknown field `sate`"),
         ("c", "", "EOF while parsing"),
     ] {
         let apply = format!("#!/bin/sh\nprintf '%s' '{output}'\n");
-        stage.queue(id, [PLAN, &apply], start_build());
-        stage.done(id).await;
-        let error = stage.failed(id).error;
+        scene.queue(id, [PLAN, &apply], start_build());
+        scene.done(id).await;
+        let error = scene.failed(id).error;
         assert!(error.contains(reason) && error.ends_with(&format!("It was: {output}")), "{error}");
     }
     let no_token = "#!/bin/sh\necho '{\"state\": 1, \"resources\": [{\"name\": \"b\", \
         \"type\": \"t\", \"agents\": [{\"name\": \"dev\"}]}]}'\n";
-    stage.queue("d", [PLAN, no_token], start_build());
-    stage.done("d").await;
-    let failed = stage.failed("d");
+    scene.queue("d", [PLAN, no_token], start_build());
+    scene.done("d").await;
+    let failed = scene.failed("d");
     assert!(failed.error.contains("\"dev\" has neither"), "{failed:?}");
     assert_eq!(failed.state.as_deref(), Some(&b"1"[..]));
-    stage.stop().await;
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn a_claim_warns_of_replacements_and_hands_on_state_and_plan() {
-    let stage = Stage::new(60).await;
+    let scene = Scene::new(60).await;
     let plan = "#!/bin/sh\ncat > $OUT/plan.json\necho '{\"plan\": \"p\", \"replacements\": \
         [{\"resource\": \"box\", \"paths\": [\"image\"]}]}'\n";
     let apply = "#!/bin/sh\ncat > $OUT/apply.json\necho '{\"state\": null}'\n";
-    stage.queue("j", [plan, apply], build(v1::BuildStage::Claim, br#"{"n":1}"#));
-    stage.done("j").await;
-    assert_eq!(stage.built("j").replacements[0].resource, "box");
+    scene.queue("j", [plan, apply], build(v1::BuildStage::Claim, br#"{"n":1}"#));
+    scene.done("j").await;
+    assert_eq!(scene.built("j").replacements[0].resource, "box");
     let line = "The claim replaces box, because these changed: image";
-    assert!(stage.job("j", |job| job.lines.values().any(|it| it == line)));
+    assert!(scene.job("j", |job| job.lines.values().any(|it| it == line)));
     let request = |name| -> serde_json::Value {
-        let path = stage.dir.path().join("out").join(name);
+        let path = scene.dir.path().join("out").join(name);
         serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
     };
     let (plan, apply) = (request("plan.json"), request("apply.json"));
     assert_eq!((&plan["state"]["n"], &plan["stage"]), (&1.into(), &"claim".into()));
     assert_eq!(plan["parameters"]["size"], "small");
     assert_eq!((&apply["step"], &apply["plan"]), (&"apply".into(), &"p".into()));
-    stage.stop().await;
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn an_evil_archive_is_invalid_and_named() {
-    let stage = Stage::new(60).await;
+    let scene = Scene::new(60).await;
     let mut header = tar::Header::new_gnu();
     header.set_size(0);
     header.as_mut_bytes()[..7].copy_from_slice(b"../evil");
     header.set_cksum();
     let mut evil = header.as_bytes().to_vec();
     evil.resize(2048, 0);
-    stage.queue_archive("j", evil, start_build());
-    stage.done("j").await;
-    let failed = stage.failed("j");
+    scene.queue_archive("j", evil, start_build());
+    scene.done("j").await;
+    let failed = scene.failed("j");
     assert_eq!(failed.error_code, "invalid");
     assert!(failed.error.contains("\"../evil\""), "{}", failed.error);
-    stage.stop().await;
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn a_file_that_the_broker_does_not_give_is_infrastructure() {
-    let stage = Stage::new(60).await;
-    stage.queue("j", [PLAN, APPLY], start_build());
-    stage.broker.with(|state| state.files.clear());
-    stage.done("j").await;
-    let failed = stage.failed("j");
+    let scene = Scene::new(60).await;
+    scene.queue("j", [PLAN, APPLY], start_build());
+    scene.broker.with(|state| state.files.clear());
+    scene.done("j").await;
+    let failed = scene.failed("j");
     assert_eq!(failed.error_code, "infrastructure");
     assert!(failed.error.contains("no such file"), "{}", failed.error);
-    stage.stop().await;
+    scene.stop().await;
 }
 
 /// Our own example template, planned with values that are no shell and no JSON.
 #[tokio::test]
 async fn the_local_exec_template_plans_whatever_the_values_are() {
-    let stage = Stage::new(60).await;
+    let scene = Scene::new(60).await;
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../templates/local-exec");
     let mut builder = tar::Builder::new(Vec::new());
     builder.append_dir_all(".", root).unwrap();
@@ -481,14 +481,14 @@ async fn the_local_exec_template_plans_whatever_the_values_are() {
     let value = v1::ParameterValue { name: "greeting".into(), value: greeting.into() };
     let dry_run = v1::TemplateDryRun { parameters: vec![value], metadata: None };
     let input = v1::job::Input::TemplateDryRun(dry_run);
-    stage.queue_archive("j", builder.into_inner().unwrap(), input);
-    stage.done("j").await;
-    let completed = stage.job("j", |job| job.completed.clone());
-    let result = completed.unwrap_or_else(|| panic!("{:?}", stage.failed("j"))).result;
+    scene.queue_archive("j", builder.into_inner().unwrap(), input);
+    scene.done("j").await;
+    let completed = scene.job("j", |job| job.completed.clone());
+    let result = completed.unwrap_or_else(|| panic!("{:?}", scene.failed("j"))).result;
     let Some(Done::TemplateDryRun(it)) = result else { panic!("{result:?}") };
     let agent = &it.resources[0].agents[0];
     assert_eq!(agent.env["GREETING"], greeting);
     assert!(agent.scripts[0].script.contains("\"$GREETING\" \"$WORKSPACE_OWNER\" | tee"));
     assert_eq!(it.resources[1].name, "folder");
-    stage.stop().await;
+    scene.stop().await;
 }

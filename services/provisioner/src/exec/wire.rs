@@ -15,12 +15,12 @@ use crate::environment::transition_name;
 #[derive(Debug, Serialize)]
 pub(crate) struct Request<'a> {
     version: u32,
-    /// "plan" or "apply".
+    /// `plan` or `apply`.
     pub(crate) step: &'static str,
-    /// "import", "dry_run" or "build".
+    /// `import`, `dry_run` or `build`.
     job: &'static str,
     transition: &'static str,
-    /// "none", "prebuild" or "claim".
+    /// `none`, `prebuild` or `claim`.
     stage: &'static str,
     access_url: &'a str,
     workspace: Workspace<'a>,
@@ -225,7 +225,8 @@ struct Script {
     #[serde(default)]
     id: Option<String>,
     display_name: String,
-    script: String,
+    #[serde(rename = "script")]
+    text: String,
     #[serde(default)]
     icon: String,
     #[serde(default)]
@@ -370,7 +371,7 @@ impl Script {
             id: self.id.unwrap_or_else(|| derived(&[agent, "script", &self.display_name])),
             display_name: self.display_name,
             icon: self.icon,
-            script: self.script,
+            script: self.text,
             cron: self.cron,
             run_on_start: self.run_on_start,
             run_on_stop: self.run_on_stop,

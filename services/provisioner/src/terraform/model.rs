@@ -215,7 +215,12 @@ pub(crate) fn path_text(path: &[Value]) -> String {
                 text.push('.');
                 text.push_str(name);
             }
-            other => text.push_str(&format!("[{other}]")),
+            Value::Number(index) => {
+                text.push('[');
+                text.push_str(&index.to_string());
+                text.push(']');
+            }
+            _ => text.push_str("[?]"),
         }
     }
     text

@@ -139,19 +139,18 @@ impl Heard {
         if error {
             self.keep(&[&*it.summary, &*it.detail].join(": "));
         }
-        let mut text = format!("{}: {}", if error { "Error" } else { "Warning" }, it.summary);
-        if let Some(range) = &it.range {
+        let mut text = vec![format!("{}: {}", if error { "Error" } else { "Warning" }, it.summary)];
+        if let Some(Range { filename, start }) = &it.range {
             let address = it.address.as_deref().map(|it| format!(" ({it})")).unwrap_or_default();
-            text.push_str(&format!("\n  on {} line {}{address}", range.filename, range.start.line));
+            text.push(format!("  on {filename} line {}{address}", start.line));
         }
-        if let Some(snippet) = it.snippet.as_ref().filter(|it| !it.code.is_empty()) {
-            text.push_str(&format!("\n    {}", snippet.code.replace('\n', "\n    ")));
-        }
+        let code = it.snippet.as_ref().map_or("", |it| &it.code);
+        text.extend(code.lines().map(|line| format!("    {line}")));
         if !it.detail.is_empty() {
-            text.push_str(&format!("\n{}", it.detail));
+            text.push(it.detail.clone());
         }
         let level = if error { v1::LogLevel::Error } else { v1::LogLevel::Warn };
-        Readable { level, text }
+        Readable { level, text: text.join("\n") }
     }
 
     fn time(&mut self, kind: &str, hook: &Hook, at: Timestamp) {

@@ -34,12 +34,11 @@ pub(crate) fn resources(nodes: &[Node], graph: &Graph, running: bool) -> Vec<v1:
     for (node, agent) in agents::agents(&managed, graph) {
         match host(node, &shown, graph) {
             Host::Is(index) => shown[index].resource.agents.push(agent),
-            Host::Absent => {}
             Host::None if running => {
                 let resource = v1::Resource { agents: vec![agent], ..resource(node) };
                 shown.push(Shown { node, resource });
             }
-            Host::None => {}
+            Host::Absent | Host::None => {}
         }
     }
     for node in managed.iter().filter(|node| node.kind == "coder_metadata") {

@@ -2,13 +2,13 @@ use serde_json::json;
 
 use super::*;
 
-fn resource(address: &str, values: serde_json::Value) -> serde_json::Value {
+fn resource(address: &str, values: &serde_json::Value) -> serde_json::Value {
     let block = address.split_once('[').map_or(address, |(block, _)| block);
     let (kind, name) = block.split_once('.').unwrap();
     json!({ "address": address, "mode": "managed", "type": kind, "name": name, "values": values })
 }
 
-fn data(kind: &str, name: &str, values: serde_json::Value) -> serde_json::Value {
+fn data(kind: &str, name: &str, values: &serde_json::Value) -> serde_json::Value {
     let address = format!("data.{kind}.{name}");
     json!({ "address": address, "mode": "data", "type": kind, "name": name, "values": values })
 }
@@ -30,7 +30,7 @@ fn an_agent_belongs_to_what_depends_on_it_and_has_what_names_it() {
     let nodes = nodes(&[
         resource(
             "coder_agent.dev",
-            json!({
+            &json!({
                 "id": "a1", "os": "linux", "arch": "amd64", "auth": "token", "token": "t",
                 "env": {"A": "b"}, "startup_script": "echo hi", "startup_script_behavior": "blocking",
                 "display_apps": [{"vscode": true, "web_terminal": false}],
@@ -39,18 +39,18 @@ fn an_agent_belongs_to_what_depends_on_it_and_has_what_names_it() {
         ),
         resource(
             "coder_app.web",
-            json!({
+            &json!({
                 "id": "p1", "agent_id": "a1", "slug": "web", "url": "http://localhost:1",
                 "healthcheck": [{"url": "http://localhost:1/h", "interval": 5, "threshold": 6}],
             }),
         ),
-        resource("coder_script.s", json!({"id": "s1", "agent_id": "a1", "script": "x"})),
-        resource("coder_script.other", json!({"id": "s2", "agent_id": "a2", "script": "x"})),
-        resource("coder_env.e", json!({"agent_id": "a1", "name": "N", "value": "v"})),
-        resource("box.main", json!({"id": "b1"})),
+        resource("coder_script.s", &json!({"id": "s1", "agent_id": "a1", "script": "x"})),
+        resource("coder_script.other", &json!({"id": "s2", "agent_id": "a2", "script": "x"})),
+        resource("coder_env.e", &json!({"agent_id": "a1", "name": "N", "value": "v"})),
+        resource("box.main", &json!({"id": "b1"})),
         resource(
             "coder_metadata.m",
-            json!({
+            &json!({
                 "resource_id": "b1", "daily_cost": 3, "icon": "/i.png",
                 "item": [{"key": "a", "value": "1"}, {"key": "b", "value": null}],
             }),
@@ -76,11 +76,11 @@ fn an_agent_belongs_to_what_depends_on_it_and_has_what_names_it() {
 #[test]
 fn in_a_plan_things_find_their_agent_without_ids() {
     let nodes = nodes(&[
-        resource("coder_agent.a", json!({})),
-        resource("coder_agent.b", json!({})),
-        resource("coder_app.web", json!({"slug": "web"})),
-        resource("box.one", json!({})),
-        resource("box.two", json!({})),
+        resource("coder_agent.a", &json!({})),
+        resource("coder_agent.b", &json!({})),
+        resource("coder_app.web", &json!({"slug": "web"})),
+        resource("box.one", &json!({})),
+        resource("box.two", &json!({})),
     ]);
     let graph = graph(&[
         ("box.one", "coder_agent.a"),
@@ -97,7 +97,7 @@ fn in_a_plan_things_find_their_agent_without_ids() {
 #[test]
 fn counted_agents_and_resources_pair_by_key() {
     let indexed = |address: &str, index: u32| {
-        let mut it = resource(address, json!({}));
+        let mut it = resource(address, &json!({}));
         it["index"] = index.into();
         it
     };
@@ -113,7 +113,7 @@ fn counted_agents_and_resources_pair_by_key() {
 
 #[test]
 fn a_stopped_workspace_has_no_agent_and_a_running_one_without_a_resource_shows_its_own() {
-    let agent = || nodes(&[resource("coder_agent.dev", json!({}))]);
+    let agent = || nodes(&[resource("coder_agent.dev", &json!({}))]);
     let stopped = graph(&[("box.main", "coder_agent.dev")]);
     assert!(resources::resources(&agent(), &stopped, false).is_empty());
     assert!(resources::resources(&agent(), &stopped, true).is_empty());
@@ -129,7 +129,7 @@ fn parameters_and_presets_are_read_with_everything_they_say() {
         data(
             "coder_parameter",
             "b",
-            json!({
+            &json!({
                 "name": "b", "type": "number", "mutable": true, "default": "3", "optional": true,
                 "order": 2, "validation": [{"min": 1, "max": 0, "min_disabled": false,
                 "max_disabled": true, "monotonic": "increasing"}],
@@ -138,7 +138,7 @@ fn parameters_and_presets_are_read_with_everything_they_say() {
         data(
             "coder_parameter",
             "a",
-            json!({
+            &json!({
                 "name": "a", "type": "string", "default": null, "optional": false, "order": 1,
                 "option": [{"name": "One", "value": "1", "icon": "/x"}], "validation": [],
             }),
@@ -146,15 +146,15 @@ fn parameters_and_presets_are_read_with_everything_they_say() {
         data(
             "coder_workspace_preset",
             "p",
-            json!({
+            &json!({
                 "name": "p", "default": true, "parameters": {"a": "1"},
                 "prebuilds": [{"instances": 2, "expiration_policy": [{"ttl": 3600}],
                 "scheduling": [{"timezone": "UTC", "schedule": [{"cron": "* 8-18 * * 1-5",
                 "instances": 5}]}]}],
             }),
         ),
-        data("coder_workspace_preset", "q", json!({"name": "q", "prebuilds": []})),
-        data("coder_workspace_tags", "t", json!({"tags": {"zone": "eu"}})),
+        data("coder_workspace_preset", "q", &json!({"name": "q", "prebuilds": []})),
+        data("coder_workspace_tags", "t", &json!({"tags": {"zone": "eu"}})),
     ]);
     let [a, b] = &parameters::parameters(&nodes)[..] else { panic!() };
     assert_eq!((&*a.name, a.required, &*a.options[0].icon), ("a", true, "/x"));
@@ -194,7 +194,7 @@ fn only_what_attributes_force_to_be_made_anew_is_a_replacement() {
 #[test]
 fn a_data_source_that_waits_for_apply_is_read_off_the_planned_values() {
     let module = |default: &str| {
-        let parameter = data("coder_parameter", "p", json!({"name": "p", "default": default}));
+        let parameter = data("coder_parameter", "p", &json!({"name": "p", "default": default}));
         json!({ "root_module": { "resources": [parameter] } })
     };
     let plan = json!({

@@ -19,22 +19,22 @@ resource "terraform_data" "second" {
 }
 "#;
 
-/// A stage, or `None` and a word about it.
-async fn stage() -> Option<Stage> {
-    let stage = Stage::new(60).await;
-    let types = stage.broker.until("it registered", |state| state.hello.is_some());
+/// A scene, or `None` and a word about it.
+async fn scene() -> Option<Scene> {
+    let scene = Scene::new(60).await;
+    let types = scene.broker.until("it registered", |state| state.hello.is_some());
     types.await;
-    let hello = stage.broker.with(|state| state.hello.clone()).unwrap();
+    let hello = scene.broker.with(|state| state.hello.clone()).unwrap();
     if hello.provisioner_types.contains(&"terraform".to_owned()) {
-        return Some(stage);
+        return Some(scene);
     }
     eprintln!("skipped: there is no terraform or tofu on PATH");
-    stage.stop().await;
+    scene.stop().await;
     None
 }
 
-fn transition(transition: v1::Transition, state: &[u8], stage: v1::BuildStage) -> v1::job::Input {
-    let v1::job::Input::WorkspaceBuild(mut build) = build(stage, state) else { unreachable!() };
+fn transition(transition: v1::Transition, state: &[u8], in_life: v1::BuildStage) -> v1::job::Input {
+    let v1::job::Input::WorkspaceBuild(mut build) = build(in_life, state) else { unreachable!() };
     build.metadata.as_mut().unwrap().transition = transition.into();
     v1::job::Input::WorkspaceBuild(build)
 }
@@ -43,7 +43,7 @@ fn start_with(state: &[u8]) -> v1::job::Input {
     transition(v1::Transition::Start, state, v1::BuildStage::None)
 }
 
-impl Stage {
+impl Scene {
     async fn terraform(&self, id: &str, main: &str, input: v1::job::Input) {
         self.queue_for("terraform", id, (archive(&[("main.tf", main)]), input));
         self.done(id).await;
@@ -52,72 +52,72 @@ impl Stage {
 
 #[tokio::test]
 async fn a_workspace_is_built_and_deleted_and_its_state_travels() {
-    let Some(stage) = stage().await else { return };
-    stage.terraform("j", MAIN, start_with(b"")).await;
-    let built = stage.built("j");
+    let Some(scene) = scene().await else { return };
+    scene.terraform("j", MAIN, start_with(b"")).await;
+    let built = scene.built("j");
     let names: Vec<_> = built.resources.iter().map(|it| &*it.name).collect();
     assert_eq!(names, ["first", "second"]);
-    stage.job("j", |job| {
+    scene.job("j", |job| {
         let timings = &job.completed.as_ref().unwrap().timings;
         let made = |it: &v1::Timing| it.resource == "terraform_data.first" && it.action == "create";
         assert!(timings.iter().any(made), "{timings:?}");
         assert!(job.lines.values().any(|line| line.contains("made")), "{:?}", job.lines);
     });
     let delete = transition(v1::Transition::Delete, &built.state, v1::BuildStage::None);
-    stage.terraform("k", MAIN, delete).await;
-    assert!(stage.built("k").resources.is_empty());
-    assert_eq!(stage.until_file("destroyed").await, "gone");
-    stage.stop().await;
+    scene.terraform("k", MAIN, delete).await;
+    assert!(scene.built("k").resources.is_empty());
+    assert_eq!(scene.until_file("destroyed").await, "gone");
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn a_failed_apply_reports_what_it_wrote_and_why() {
-    let Some(stage) = stage().await else { return };
-    stage.terraform("j", &MAIN.replace("default = false", "default = true"), start_with(b"")).await;
-    let failed = stage.failed("j");
+    let Some(scene) = scene().await else { return };
+    scene.terraform("j", &MAIN.replace("default = false", "default = true"), start_with(b"")).await;
+    let failed = scene.failed("j");
     assert_eq!(failed.error_code, "template");
     assert!(failed.error.contains("exit status 4"), "{}", failed.error);
     let state = String::from_utf8(failed.state.unwrap()).unwrap();
     assert!(state.contains("\"first\""), "{state}");
-    stage.stop().await;
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn a_failed_plan_reports_its_diagnostics_and_no_state() {
-    let Some(stage) = stage().await else { return };
+    let Some(scene) = scene().await else { return };
     let main = "resource \"terraform_data\" \"a\" { input = terraform_data.b.id }";
-    stage.terraform("j", main, start_with(b"")).await;
-    let failed = stage.failed("j");
+    scene.terraform("j", main, start_with(b"")).await;
+    let failed = scene.failed("j");
     assert_eq!(failed.state, None);
     assert!(failed.error.contains("Reference to undeclared resource"), "{}", failed.error);
-    stage.terraform("k", "resource {", start_with(b"")).await;
+    scene.terraform("k", "resource {", start_with(b"")).await;
     assert!(
-        stage.failed("k").error.starts_with("terraform init failed"),
+        scene.failed("k").error.starts_with("terraform init failed"),
         "{:?}",
-        stage.failed("k")
+        scene.failed("k")
     );
-    stage.stop().await;
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn a_claim_reports_what_it_replaces_and_what_forces_it() {
-    let Some(stage) = stage().await else { return };
-    stage.terraform("j", MAIN, start_with(b"")).await;
-    let state = stage.built("j").state;
+    let Some(scene) = scene().await else { return };
+    scene.terraform("j", MAIN, start_with(b"")).await;
+    let state = scene.built("j").state;
     let changed = MAIN.replace("\"one\"", "\"two\"");
     let claim = |state| transition(v1::Transition::Start, state, v1::BuildStage::Claim);
-    stage.terraform("k", MAIN, claim(&state)).await;
-    assert_eq!(stage.built("k").replacements, []);
-    stage.terraform("l", &changed, claim(&state)).await;
-    let [replaced] = &stage.built("l").replacements[..] else { panic!("{:?}", stage.built("l")) };
+    scene.terraform("k", MAIN, claim(&state)).await;
+    assert_eq!(scene.built("k").replacements, []);
+    scene.terraform("l", &changed, claim(&state)).await;
+    let [replaced] = &scene.built("l").replacements[..] else { panic!("{:?}", scene.built("l")) };
     assert_eq!(replaced.resource, "terraform_data.second");
     assert_eq!(replaced.paths, ["triggers_replace"]);
-    stage.stop().await;
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn a_cancelled_apply_ends_terraform_and_keeps_the_state() {
-    let Some(stage) = stage().await else { return };
+    let Some(scene) = scene().await else { return };
     let main = r#"
 resource "terraform_data" "first" {}
 resource "terraform_data" "slow" {
@@ -125,26 +125,26 @@ resource "terraform_data" "slow" {
   provisioner "local-exec" { command = "echo $$ > $OUT/child; exec sleep 600" }
 }
 "#;
-    stage.queue_for("terraform", "j", (archive(&[("main.tf", main)]), start_with(b"")));
-    let child = stage.until_file("child").await;
+    scene.queue_for("terraform", "j", (archive(&[("main.tf", main)]), start_with(b"")));
+    let child = scene.until_file("child").await;
     let canceled = v1::JobCanceled { job_id: "j".into() };
-    stage.broker.say(v1::register_response::Message::JobCanceled(canceled));
-    stage.done("j").await;
-    let failed = stage.failed("j");
+    scene.broker.say(v1::register_response::Message::JobCanceled(canceled));
+    scene.done("j").await;
+    let failed = scene.failed("j");
     assert_eq!(failed.error_code, "canceled");
     assert!(String::from_utf8(failed.state.unwrap()).unwrap().contains("\"first\""));
     gone(&child).await;
-    stage.stop().await;
+    scene.stop().await;
 }
 
 #[tokio::test]
 async fn an_import_reads_variables_off_the_plan() {
-    let Some(stage) = stage().await else { return };
+    let Some(scene) = scene().await else { return };
     let main = "variable \"n\" {\n  default = 2\n  description = \"how many\"\n}\n\
                 variable \"secret\" {\n  default = \"x\"\n  sensitive = true\n}\n";
     let import = v1::TemplateImport { metadata: None };
-    stage.terraform("j", main, v1::job::Input::TemplateImport(import)).await;
-    stage.job("j", |job| {
+    scene.terraform("j", main, v1::job::Input::TemplateImport(import)).await;
+    scene.job("j", |job| {
         assert!(job.completed.is_some(), "{:?}", job.failed);
         let variables = &job.update.template_variables;
         let read: Vec<_> = variables
@@ -153,5 +153,5 @@ async fn an_import_reads_variables_off_the_plan() {
             .collect();
         assert_eq!(read, [("n", "number", "2", false), ("secret", "string", "", true)]);
     });
-    stage.stop().await;
+    scene.stop().await;
 }
