@@ -58,17 +58,17 @@ async fn given_some_are_partly_in_order(database: &TestDatabase) {
 
 fn membership(database: &TestDatabase) -> Membership {
     Membership {
-        db: berth_db::connect(&database.url, 4, "test").unwrap(),
+        db: berth_db::connect(&database.url, 4, "test").expect("the address is one"),
         clock: Clock::default(),
         ids: Ids,
         concurrency: 4,
-        metrics: Metrics::register(&Registry::new()).unwrap(),
+        metrics: Metrics::register(&Registry::new()).expect("the metrics are new"),
     }
 }
 
 async fn count(database: &TestDatabase, table: &str, filter: &str) -> usize {
     let count = database.count(&format!("select count(*) from {table} where {filter}")).await;
-    usize::try_from(count).unwrap()
+    usize::try_from(count).expect("counts are not negative")
 }
 
 #[tokio::test(flavor = "multi_thread")]

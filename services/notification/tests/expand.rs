@@ -48,8 +48,8 @@ async fn given_people(database: &TestDatabase) {
 }
 
 fn expander(database: &TestDatabase) -> Expander {
-    let db = berth_db::connect(&database.url, 4, "test").unwrap();
-    Expander::new(db, Clock::default(), &Registry::new()).unwrap()
+    let db = berth_db::connect(&database.url, 4, "test").expect("the address is one");
+    Expander::new(db, Clock::default(), &Registry::new()).expect("the metrics are new")
 }
 
 fn delivery(payload: &[u8], time: &str) -> Delivery {
