@@ -88,7 +88,8 @@ async fn not_to_be_changed(stack: &TestStack, eve: &User, workspace: &Value) {
 async fn another_organization(stack: &TestStack, eve: &User) {
     let body = json!({ "name": "elsewhere", "display_name": "Elsewhere" });
     let made = stack.app.post(&stack.owner, "/organizations", body).await.expect(201);
-    let there = User { organization: id(&made).to_owned(), ..stack.owner.clone() };
+    let mut there = stack.owner.clone();
+    id(&made).clone_into(&mut there.organization);
     let archive = template::plain(&[]);
     let version = stack.app.given_version(&there, archive, "exec", None).await;
     for path in [

@@ -16,7 +16,7 @@ const FIRST_POOLS: Duration = Duration::from_mins(5);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn up_fills_pools_hands_them_out_and_leaves_nothing_behind() {
     let session = Session::new();
-    let mut up = session.up().await;
+    let mut up = session.up();
     up.says("pools are full", FIRST_POOLS).await;
     let pools = session.json(&["pools"]).await;
     let sizes: Vec<i64> = list(&pools).iter().filter_map(|it| it["desired"].as_i64()).collect();
@@ -32,7 +32,7 @@ async fn up_fills_pools_hands_them_out_and_leaves_nothing_behind() {
     up.interrupt().await;
     session.nothing_runs().await;
 
-    let mut again = session.up().await;
+    let mut again = session.up();
     again.says("pools are full", FIRST_POOLS).await;
     full(&session, "local").await;
     agent_is_ready(&session, "my-ws").await;

@@ -23,10 +23,10 @@ options = [
 "#,
     );
     for (preset, instances) in pools {
-        text.push_str(&format!(
-            "\n[[presets]]\nname = \"{preset}\"\nparameters = {{ size = \"{preset}\" }}\n\
-             prebuilds = {{ instances = {instances} }}\n"
-        ));
+        let head = format!("\n[[presets]]\nname = \"{preset}\"\n");
+        let values = format!("parameters = {{ size = \"{preset}\" }}\n");
+        let pool = format!("prebuilds = {{ instances = {instances} }}\n");
+        text.extend([head, values, pool]);
     }
     text
 }

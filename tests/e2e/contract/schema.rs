@@ -1,4 +1,4 @@
-//! Checks JSON against the schemas of an OpenAPI 2 document: as much of them as the contract uses.
+//! Checks JSON against the schemas of an `OpenAPI` 2 document: as much of them as the contract uses.
 
 use serde_json::{Map, Value};
 
@@ -111,7 +111,7 @@ impl Document {
             Value::Array(items) => {
                 for (index, item) in items.iter().enumerate() {
                     at.inside(&index.to_string(), |at| {
-                        self.walk(&schema["items"], item, at, wrong)
+                        self.walk(&schema["items"], item, at, wrong);
                     });
                 }
             }

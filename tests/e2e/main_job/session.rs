@@ -42,7 +42,7 @@ impl Session {
     }
 
     /// Starts `berth up`.
-    pub(super) async fn up(&self) -> Running {
+    pub(super) fn up(&self) -> Running {
         let data = self.data_dir_text().to_owned();
         self.spawn(&["up", "--data-dir", &data, "--port", &self.port])
     }

@@ -1,0 +1,144 @@
+//! The command line's grammar, and who carries out what.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::output::{Format, Output};
+use crate::{command, process, up};
+
+/// Pools of prebuilt development workspaces, handed over the moment somebody asks.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Clone)]
+pub(crate) struct Global {
+    /// Address of the deployment; without it, the one of `berth login` or `berth up`
+    #[arg(long, global = true, env = "BERTH_URL", value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// API token; without it, the session of `berth login` or `berth up`
+    #[arg(long, global = true, env = "BERTH_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
+    /// Tables for people, JSON for programs
+    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start everything on this machine: Postgres, NATS, all services, two provisioners
+    Up(up::UpArgs),
+    /// Stop what a killed `berth up` may have left; with --purge remove its data
+    Down(up::DownArgs),
+    /// Log in to a deployment
+    Login(command::login::LoginArgs),
+    /// Give a new deployment its first user, a provisioner key and templates
+    Setup(command::setup::SetupArgs),
+    /// Push, list and promote templates
+    #[command(subcommand)]
+    Templates(command::template::TemplateCommand),
+    /// Create a workspace: a prebuild if one is ready, else a new one
+    Create(command::workspace::CreateArgs),
+    /// List workspaces
+    List(command::workspace::ListArgs),
+    /// Show one workspace
+    Show(command::workspace::OneArgs),
+    /// Start a workspace
+    Start(command::workspace::BuildArgs),
+    /// Stop a workspace
+    Stop(command::workspace::BuildArgs),
+    /// Delete a workspace
+    Delete(command::workspace::BuildArgs),
+    /// Show the log of a workspace's latest build and of its agents
+    Logs(command::logs::LogsArgs),
+    /// Print every workspace build update, as it happens
+    Watch(command::watch::WatchArgs),
+    /// Show every pool: its size, and why
+    Pools,
+    /// Pause and resume the filling of pools
+    #[command(subcommand)]
+    Prebuilds(command::prebuild::PrebuildCommand),
+    /// Run one service
+    Service(process::ServiceArgs),
+    /// Run provisioner daemons
+    #[command(subcommand)]
+    Provisioner(process::ProvisionerCommand),
+    /// Run the agent inside a workspace
+    Agent(berth_agent::AgentArgs),
+    /// Apply the database migrations
+    Migrate(process::MigrateArgs),
+    /// Serve the coder/coder Terraform provider; Terraform itself starts this
+    #[command(hide = true)]
+    TerraformProvider,
+    /// Write the coder/coder provider into a filesystem mirror for Terraform
+    TerraformMirror {
+        /// Where the mirror goes
+        dir: PathBuf,
+    },
+}
+
+/// Parses the arguments and carries out the command.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.global.output);
+    let global = cli.global;
+    match cli.command {
+        Command::Service(args) => process::service(args),
+        Command::Provisioner(process::ProvisionerCommand::Start(args)) => {
+            process::provisioner(args)
+        }
+        command => process::block_on(async move {
+            match command {
+                Command::Up(args) => up::up(args).await,
+                Command::Down(args) => up::down(args).await,
+                Command::Login(args) => command::login::login(&global, output, args).await,
+                Command::Setup(args) => command::setup::setup(&global, output, args).await,
+                Command::Templates(it) => command::template::run(&global, output, it).await,
+                Command::Create(args) => command::workspace::create(&global, output, args).await,
+                Command::List(args) => command::workspace::list(&global, output, args).await,
+                Command::Show(args) => command::workspace::show(&global, output, args).await,
+                Command::Start(args) => {
+                    command::workspace::build(&global, output, args, "start").await
+                }
+                Command::Stop(args) => {
+                    command::workspace::build(&global, output, args, "stop").await
+                }
+                Command::Delete(args) => {
+                    command::workspace::build(&global, output, args, "delete").await
+                }
+                Command::Logs(args) => command::logs::logs(&global, output, args).await,
+                Command::Watch(args) => command::watch::watch(&global, output, args).await,
+                Command::Pools => command::prebuild::pools(&global, output).await,
+                Command::Prebuilds(it) => command::prebuild::run(&global, output, it).await,
+                Command::Agent(args) => process::agent(args).await,
+                Command::Migrate(args) => process::migrate(args).await,
+                Command::TerraformProvider => berth_terraform_provider::serve().await,
+                Command::TerraformMirror { dir } => process::terraform_mirror(&dir),
+                Command::Provisioner(process::ProvisionerCommand::Keys(it)) => {
+                    command::provisioner_key::run(&global, output, it).await
+                }
+                // Both have a main of their own, above.
+                Command::Service(_)
+                | Command::Provisioner(process::ProvisionerCommand::Start(_)) => Ok(()),
+            }
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,10 @@
+//! The commands that talk to the API.
+
+pub(crate) mod login;
+pub(crate) mod logs;
+pub(crate) mod prebuild;
+pub(crate) mod provisioner_key;
+pub(crate) mod setup;
+pub(crate) mod template;
+pub(crate) mod watch;
+pub(crate) mod workspace;

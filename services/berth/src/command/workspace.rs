@@ -1,0 +1,230 @@
+//! `berth create`, `list`, `show`, `start`, `stop`, `delete`.
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::cli::Global;
+use crate::client::{Client, list as items, number, text};
+use crate::command::{logs, template};
+use crate::output::Output;
+
+#[derive(Args)]
+pub(crate) struct CreateArgs {
+    /// Name of the new workspace
+    name: String,
+    /// Name of the template
+    #[arg(long, short)]
+    template: String,
+    /// Name of a preset; without it, the one whose values the request has
+    #[arg(long)]
+    preset: Option<String>,
+    /// A parameter's value; may be given several times
+    #[arg(long = "parameter", short, value_name = "NAME=VALUE", value_parser = pair)]
+    parameters: Vec<(String, String)>,
+    /// Return as soon as the workspace is yours, before its build is done
+    #[arg(long)]
+    no_wait: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ListArgs {
+    /// Everybody's workspaces that you may see, prebuilds included
+    #[arg(long, short)]
+    all: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct OneArgs {
+    /// Name of the workspace, or owner/name
+    workspace: String,
+}
+
+#[derive(Args)]
+pub(crate) struct BuildArgs {
+    /// Name of the workspace, or owner/name
+    workspace: String,
+    /// Return as soon as the build is queued
+    #[arg(long)]
+    no_wait: bool,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .ok_or_else(|| format!("{text:?} is not NAME=VALUE"))
+}
+
+pub(crate) async fn create(
+    global: &Global,
+    output: Output,
+    args: CreateArgs,
+) -> anyhow::Result<()> {
+    let client = Client::from_session(global)?;
+    let found = template::get(&client, &args.template).await?;
+    let mut body = json!({
+        "name": args.name,
+        "template_id": found["id"],
+        "rich_parameter_values": args.parameters.iter()
+            .map(|(name, value)| json!({ "name": name, "value": value })).collect::<Vec<_>>(),
+    });
+    if let Some(preset) = &args.preset {
+        body["template_version_preset_id"] = preset_id(&client, &found, preset).await?;
+    }
+    let path = format!("/organizations/{}/members/me/workspaces", text(&found, "organization_id"));
+    let workspace = client.post(&path, &body).await?;
+    output.progress(&claim_line(&workspace));
+    let workspace = if args.no_wait {
+        workspace
+    } else {
+        wait(&client, output, &workspace, text(&workspace, "latest_build.id")).await?
+    };
+    describe(output, &workspace);
+    Ok(())
+}
+
+async fn preset_id(client: &Client, template: &Value, name: &str) -> anyhow::Result<Value> {
+    let version = text(template, "active_version_id");
+    let presets = client.get(&format!("/templateversions/{version}/presets")).await?;
+    let field = |preset: &Value, lower: &str, upper: &str| {
+        preset.get(lower).or_else(|| preset.get(upper)).cloned().unwrap_or_default()
+    };
+    let all: Vec<&Value> = presets.as_array().into_iter().flatten().collect();
+    if let Some(preset) = all.iter().find(|it| field(it, "name", "Name") == json!(name)) {
+        return Ok(field(preset, "id", "ID"));
+    }
+    let names: Vec<String> = all
+        .iter()
+        .map(|it| field(it, "name", "Name").as_str().unwrap_or_default().to_owned())
+        .collect();
+    bail!("no preset {name:?}; there are: {}", names.join(", "))
+}
+
+/// Says at once whether a prebuild was there, and why not.
+fn claim_line(workspace: &Value) -> String {
+    match (text(workspace, "prebuild_claim.outcome"), text(workspace, "prebuild_claim.reason")) {
+        ("hit", _) => "a prebuild is yours; finishing it for you".to_owned(),
+        ("miss", reason) => format!("no prebuild ({reason}); building a new workspace"),
+        _ => "building a new workspace".to_owned(),
+    }
+}
+
+/// Waits for a build and for the agents that it made. Answers with the workspace.
+async fn wait(
+    client: &Client,
+    output: Output,
+    workspace: &Value,
+    build: &str,
+) -> anyhow::Result<Value> {
+    let ended =
+        logs::follow_job(client, output, &format!("/workspacebuilds/{build}"), "job").await?;
+    let status = text(&ended, "job.status");
+    let name = text(workspace, "name");
+    if status != "succeeded" {
+        bail!(
+            "the build of {name} {status}: {}\nread more with `berth logs {name}`",
+            text(&ended, "job.error")
+        );
+    }
+    let path = format!("/workspaces/{}?include_deleted=true", text(workspace, "id"));
+    client.get(&path).await
+}
+
+pub(crate) async fn list(global: &Global, output: Output, args: ListArgs) -> anyhow::Result<()> {
+    let client = Client::from_session(global)?;
+    let path =
+        if args.all { "/workspaces?limit=1000" } else { "/workspaces?q=owner:me&limit=1000" };
+    let answer = client.get(path).await?;
+    let rows = items(&answer, "workspaces").iter().map(|it| {
+        vec![
+            text(it, "owner_name").to_owned(),
+            text(it, "name").to_owned(),
+            text(it, "template_name").to_owned(),
+            text(it, "latest_build.status").to_owned(),
+            agents(it).map(|agent| text(agent, "lifecycle_state")).collect::<Vec<_>>().join(","),
+            if it["outdated"] == json!(true) { "yes".to_owned() } else { String::new() },
+            text(it, "created_at").to_owned(),
+        ]
+    });
+    let rows = rows.collect();
+    output.rows(
+        &answer,
+        &["owner", "workspace", "template", "status", "agents", "outdated", "created"],
+        rows,
+    );
+    Ok(())
+}
+
+pub(crate) async fn show(global: &Global, output: Output, args: OneArgs) -> anyhow::Result<()> {
+    let client = Client::from_session(global)?;
+    let workspace = get(&client, &args.workspace).await?;
+    describe(output, &workspace);
+    Ok(())
+}
+
+pub(crate) async fn build(
+    global: &Global,
+    output: Output,
+    args: BuildArgs,
+    transition: &str,
+) -> anyhow::Result<()> {
+    let client = Client::from_session(global)?;
+    let workspace = get(&client, &args.workspace).await?;
+    let path = format!("/workspaces/{}/builds", text(&workspace, "id"));
+    let build = client.post(&path, &json!({ "transition": transition, "reason": "cli" })).await?;
+    if args.no_wait {
+        output.fields(&build, &[("Build", number(&build, "build_number").to_string())]);
+        return Ok(());
+    }
+    let workspace = wait(&client, output, &workspace, text(&build, "id")).await?;
+    describe(output, &workspace);
+    Ok(())
+}
+
+/// The workspace `name` of the caller, or `owner/name`.
+pub(crate) async fn get(client: &Client, name: &str) -> anyhow::Result<Value> {
+    let (owner, name) = name.split_once('/').unwrap_or(("me", name));
+    client
+        .get(&format!("/users/{owner}/workspace/{name}"))
+        .await
+        .with_context(|| format!("workspace {owner}/{name} (see `berth list`)"))
+}
+
+/// All agents of a workspace's latest build.
+pub(crate) fn agents(workspace: &Value) -> impl Iterator<Item = &Value> {
+    items(workspace, "latest_build.resources").iter().flat_map(|it| items(it, "agents"))
+}
+
+fn describe(output: Output, workspace: &Value) {
+    let mut fields = vec![
+        ("Workspace", format!("{}/{}", text(workspace, "owner_name"), text(workspace, "name"))),
+        ("Template", text(workspace, "template_name").to_owned()),
+        ("Version", text(workspace, "latest_build.template_version_name").to_owned()),
+        ("Status", text(workspace, "latest_build.status").to_owned()),
+        (
+            "Build",
+            format!(
+                "{} ({})",
+                number(workspace, "latest_build.build_number"),
+                text(workspace, "latest_build.transition")
+            ),
+        ),
+    ];
+    for agent in agents(workspace) {
+        let state = format!(
+            "{} {} ({})",
+            text(agent, "name"),
+            text(agent, "lifecycle_state"),
+            text(agent, "status")
+        );
+        fields.push(("Agent", state));
+    }
+    if let Some(claim) = workspace.get("prebuild_claim").filter(|it| !it.is_null()) {
+        let reason = text(claim, "reason");
+        let outcome = text(claim, "outcome");
+        let line =
+            if reason.is_empty() { outcome.to_owned() } else { format!("{outcome} ({reason})") };
+        fields.push(("Prebuild", line));
+    }
+    output.fields(workspace, &fields);
+}

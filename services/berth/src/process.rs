@@ -1,0 +1,158 @@
+//! The processes: services, provisioners, agents, and the small tasks of operators.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use berth_agent::AgentArgs;
+use berth_service_kit as kit;
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::command::provisioner_key::KeyCommand;
+
+/// What every long-running process takes.
+#[derive(Args)]
+pub(crate) struct ProcessArgs {
+    /// Configuration file (TOML); the environment (`BERTH_SECTION__KEY`) goes over it
+    #[arg(long, env = "BERTH_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Write addresses as JSON to this file once they are known
+    #[arg(long, value_name = "FILE")]
+    announce_file: Option<PathBuf>,
+    /// Stop when standard input closes: the parent is gone
+    #[arg(long)]
+    exit_on_stdin_close: bool,
+}
+
+impl From<ProcessArgs> for kit::Args {
+    fn from(args: ProcessArgs) -> Self {
+        Self {
+            config_file: args.config,
+            exit_on_stdin_close: args.exit_on_stdin_close,
+            announce_file: args.announce_file,
+        }
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct ServiceArgs {
+    /// Which
+    name: Service,
+    #[command(flatten)]
+    process: ProcessArgs,
+}
+
+/// The services, each scaled on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Service {
+    /// REST, server-sent events and WebSockets
+    Api,
+    /// Brings every pool to its desired size
+    Reconciler,
+    /// Hands jobs to provisioner daemons
+    ProvisionerBroker,
+    /// Keeps the prebuilds user in the organizations it needs
+    MembershipReconciler,
+    /// Turns events into messages
+    Notification,
+    /// Autostart, autostop, dormancy, purges
+    Lifecycle,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ProvisionerCommand {
+    /// Run a provisioner daemon
+    Start(ProcessArgs),
+    /// Make, list and revoke the keys that admit daemons
+    #[command(subcommand)]
+    Keys(KeyCommand),
+}
+
+#[derive(Args)]
+pub(crate) struct MigrateArgs {
+    /// The database
+    #[arg(long, env = "BERTH_DATABASE__URL", hide_env_values = true, value_name = "URL")]
+    database_url: String,
+}
+
+/// Runs one service until it is told to stop.
+pub(crate) fn service(args: ServiceArgs) -> ExitCode {
+    let process = args.process.into();
+    match args.name {
+        Service::Api => kit::run("api", process, berth_api::run),
+        Service::Reconciler => kit::run("reconciler", process, berth_reconciler::run),
+        Service::ProvisionerBroker => {
+            kit::run("provisioner-broker", process, berth_provisioner_broker::run)
+        }
+        Service::MembershipReconciler => {
+            kit::run("membership-reconciler", process, berth_membership_reconciler::run)
+        }
+        Service::Notification => kit::run("notification", process, berth_notification::run),
+        Service::Lifecycle => kit::run("lifecycle", process, berth_lifecycle::run),
+    }
+}
+
+/// Runs a provisioner daemon until it is told to stop.
+pub(crate) fn provisioner(args: ProcessArgs) -> ExitCode {
+    kit::run("provisioner", args.into(), provisioner_with_mirror)
+}
+
+/// The daemon needs the coder/coder provider in a mirror. Unless one is configured, it is this
+/// binary.
+async fn provisioner_with_mirror(
+    mut ctx: kit::Context<berth_provisioner::Config>,
+) -> anyhow::Result<()> {
+    let config = &mut ctx.config.provisioner;
+    if config.plugin_mirror.is_none() {
+        let mirror = std::path::absolute(config.cache_dir.join("mirror"))?;
+        terraform_mirror(&mirror)?;
+        config.plugin_mirror = Some(mirror);
+    }
+    berth_provisioner::run(ctx).await
+}
+
+/// Writes the coder/coder provider, which is this binary, into a filesystem mirror.
+pub(crate) fn terraform_mirror(dir: &Path) -> anyhow::Result<()> {
+    let berth = std::env::current_exe().context("cannot find this binary")?;
+    berth_terraform_provider::mirror(dir, &berth)
+        .with_context(|| format!("cannot write the provider mirror {}", dir.display()))
+}
+
+/// Runs the agent.
+pub(crate) async fn agent(args: AgentArgs) -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing::Level::INFO)
+        .with_target(false)
+        .init();
+    args.execute().await
+}
+
+/// Applies the migrations.
+pub(crate) async fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
+    let pool = berth_db::connect(&args.database_url, 1, "berth-migrate")?;
+    berth_db::schema::migrate(&pool).await?;
+    eprintln!("schema is at version {}", berth_db::schema::needed());
+    Ok(())
+}
+
+/// Runs a command to its end; an error is printed with its causes.
+pub(crate) fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    // Fails only when a provider is there already, which serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("berth: cannot start: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+    match runtime.block_on(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("berth: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
