@@ -110,19 +110,13 @@ locals {
   dir = "${pathexpand(var.local_root)}/${data.coder_workspace.me.id}"
 }
 
-# The agent is a description: a claim may change it freely. It keeps its token, and once the claim
-# build is done it fetches this again and runs its scripts for the new owner.
+# A change of the agent makes a new one, with another id, in place of it. It would still keep its
+# token in a claim, but templates with several agents could not tell which is which: so nothing of
+# the owner is in here. The `coder_env`s below carry that.
 resource "coder_agent" "main" {
   os   = data.coder_provisioner.me.os
   arch = data.coder_provisioner.me.arch
-
-  # Values travel in the environment, not in the script's text: nothing in them is shell.
-  env = {
-    GREETING        = data.coder_parameter.greeting.value
-    HISTORY         = data.coder_parameter.history.value
-    WORKSPACE_DIR   = local.dir
-    WORKSPACE_OWNER = data.coder_workspace_owner.me.name
-  }
+  env  = { WORKSPACE_DIR = local.dir }
 
   startup_script_behavior = "blocking"
   startup_script          = <<-EOT
@@ -139,6 +133,27 @@ resource "coder_agent" "main" {
     interval     = 30
     timeout      = 5
   }
+}
+
+# What a claim changes. The agent fetches it again once the claim build is done, and runs its scripts
+# for the new owner. Values travel in the environment, not in a script's text: nothing in them is
+# shell.
+resource "coder_env" "owner" {
+  agent_id = coder_agent.main.id
+  name     = "WORKSPACE_OWNER"
+  value    = data.coder_workspace_owner.me.name
+}
+
+resource "coder_env" "greeting" {
+  agent_id = coder_agent.main.id
+  name     = "GREETING"
+  value    = data.coder_parameter.greeting.value
+}
+
+resource "coder_env" "history" {
+  agent_id = coder_agent.main.id
+  name     = "HISTORY"
+  value    = data.coder_parameter.history.value
 }
 
 resource "coder_script" "tidy" {
