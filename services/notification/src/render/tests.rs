@@ -48,12 +48,17 @@ fn the_recovery_says_where() {
 
 #[test]
 fn a_replacement_names_each_resource_and_its_attributes() {
-    check(
-        NotificationTemplate::ResourceReplaced,
-        &pool(&[("workspace", "dev"), ("claimant", "ada")]),
-        &json!({ "docker_container.dev": ["env", "name"], "aws_instance.vm": ["user_data"] }),
-        include_str!("golden/resource_replaced.txt"),
-    );
+    let paths =
+        json!({ "docker_container.dev": ["env", "name"], "aws_instance.vm": ["user_data"] });
+    // As the broker sends it, and bare.
+    for data in [json!({ "replacements": paths }), paths] {
+        check(
+            NotificationTemplate::ResourceReplaced,
+            &pool(&[("workspace", "dev"), ("claimant", "ada")]),
+            &data,
+            include_str!("golden/resource_replaced.txt"),
+        );
+    }
 }
 
 #[test]
@@ -87,11 +92,13 @@ fn the_test_says_who_sent_it() {
 }
 
 #[test]
-fn every_template_renders_without_labels() {
+fn every_template_renders_without_labels_and_data() {
     for &template in NotificationTemplate::ALL {
-        let rendered = render(template, &BTreeMap::<String, String>::new(), &json!({}))
-            .unwrap_or_else(|error| panic!("{template}: {error}"));
-        assert!(!rendered.title.is_empty() && !rendered.body.is_empty(), "{template}");
+        for data in [json!({}), Value::Null] {
+            let rendered = render(template, &BTreeMap::<String, String>::new(), &data)
+                .unwrap_or_else(|error| panic!("{template}: {error}"));
+            assert!(!rendered.title.is_empty() && !rendered.body.is_empty(), "{template}");
+        }
     }
 }
 
