@@ -33,7 +33,7 @@ pub(crate) struct Manifest {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Variable {
+pub(super) struct Variable {
     name: String,
     #[serde(default)]
     description: String,
@@ -47,7 +47,7 @@ struct Variable {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Parameter {
+pub(super) struct Parameter {
     name: String,
     #[serde(default)]
     display_name: String,
@@ -75,7 +75,7 @@ struct Parameter {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ParameterOption {
+pub(super) struct ParameterOption {
     name: String,
     value: String,
     #[serde(default)]
@@ -86,7 +86,7 @@ struct ParameterOption {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Validation {
+pub(super) struct Validation {
     regex: String,
     error: String,
     min: Option<i64>,
@@ -96,7 +96,7 @@ struct Validation {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Preset {
+pub(super) struct Preset {
     name: String,
     #[serde(default)]
     description: String,
@@ -111,7 +111,7 @@ struct Preset {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Prebuilds {
+pub(super) struct Prebuilds {
     instances: i32,
     #[serde(default)]
     ttl_seconds: i64,
@@ -123,7 +123,7 @@ struct Prebuilds {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Schedule {
+pub(super) struct Schedule {
     cron: String,
     instances: i32,
 }

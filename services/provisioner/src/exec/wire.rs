@@ -189,7 +189,7 @@ pub(crate) struct Resource {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ResourceMetadata {
+pub(super) struct ResourceMetadata {
     key: String,
     #[serde(default)]
     value: Option<String>,
@@ -199,7 +199,7 @@ struct ResourceMetadata {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Agent {
+pub(super) struct Agent {
     /// None: derived from the workspace and the name.
     id: Option<String>,
     name: String,
@@ -221,7 +221,7 @@ struct Agent {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Script {
+pub(super) struct Script {
     #[serde(default)]
     id: Option<String>,
     display_name: String,
@@ -245,7 +245,7 @@ struct Script {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct App {
+pub(super) struct App {
     #[serde(default)]
     id: Option<String>,
     slug: String,
@@ -273,7 +273,7 @@ struct App {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Healthcheck {
+pub(super) struct Healthcheck {
     url: String,
     interval: i32,
     threshold: i32,
@@ -281,7 +281,7 @@ struct Healthcheck {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct AgentMetadata {
+pub(super) struct AgentMetadata {
     key: String,
     script: String,
     interval: i64,
