@@ -27,7 +27,7 @@ const MAX_ERROR_BODY: usize = 64 << 10;
 pub(crate) enum Verdict {
     /// The server is away or busy: soon again.
     Later,
-    /// The token or the agent is not known: ask again slowly.
+    /// The token or the agent is not known, not yet or not any more: ask again ever more slowly.
     Refused,
     /// This request will never be accepted.
     Never,

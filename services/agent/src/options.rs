@@ -75,7 +75,7 @@ pub struct Timing {
     /// Longest wait after a failed call. A `reinit` stream that lived this long was a good one and
     /// the next wait is the first again.
     pub retry_max: Duration,
-    /// Wait after the server refused the token or does not know the agent.
+    /// Longest wait after the server refused the token or does not know the agent.
     pub refused: Duration,
     /// A `reinit` stream without a byte for this long is taken for dead.
     pub stream_silence: Duration,

@@ -20,16 +20,18 @@ impl Backoff {
         Self { timing, failures: 0 }
     }
 
-    /// The next wait. A refused caller waits long: nothing it does will change the answer soon.
+    /// The next wait. A refused caller begins as any other: the build that started it may not have
+    /// made its token known yet. Then it waits longer than others: nothing it does will change the
+    /// answer.
     pub(crate) fn next(&mut self, verdict: Verdict) -> Duration {
         let doubled = self.timing.retry_min.saturating_mul(1_u32 << self.failures.min(20));
         self.failures = self.failures.saturating_add(1);
-        let base = match verdict {
+        let longest = match verdict {
             Verdict::Refused => self.timing.refused,
-            Verdict::Later | Verdict::Never => doubled.min(self.timing.retry_max),
+            Verdict::Later | Verdict::Never => self.timing.retry_max,
         };
         // Half of it is fixed, so that a wait is never nothing; the rest spreads the callers.
-        base.mul_f64(rand::random_range(0.5..=1.0))
+        doubled.min(longest).mul_f64(rand::random_range(0.5..=1.0))
     }
 
     pub(crate) fn reset(&mut self) {
@@ -104,9 +106,11 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_caller_waits_long_from_the_first_time() {
-        let wait = Backoff::new(Timing::FIELD).next(Verdict::Refused);
-        assert!(wait >= Duration::from_secs(15), "{wait:?}");
+    fn a_refused_caller_asks_again_soon_and_then_ever_more_slowly() {
+        let mut backoff = Backoff::new(Timing::FIELD);
+        let waits: Vec<Duration> = (0..12).map(|_| backoff.next(Verdict::Refused)).collect();
+        assert!(waits[0] <= Timing::FIELD.retry_min, "{waits:?}");
+        assert!(waits[11] >= Timing::FIELD.refused / 2, "{waits:?}");
     }
 
     #[test]

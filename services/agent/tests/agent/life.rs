@@ -388,12 +388,13 @@ async fn an_agent_ends_in_time_when_the_server_is_gone() {
 }
 
 #[tokio::test]
-async fn a_refused_token_is_tried_again_slowly() {
+async fn a_refused_token_is_tried_again_ever_more_slowly() {
     let api = Api::start().await;
     api.change(|seen| seen.token = "another".to_owned());
     let since = std::time::Instant::now();
     let agent = Agent::start(&api);
-    api.until("three tries", |seen| seen.manifest_requests >= 3).await;
+    // Eight waits: they double from the first to the longest, and none is shorter than half.
+    api.until("nine tries", |seen| seen.manifest_requests >= 9).await;
     assert!(since.elapsed() >= QUICK.refused, "{:?}", since.elapsed());
     api.change(|seen| seen.token = TOKEN.to_owned());
     api.until_lifecycle(&["created", "starting", "ready"]).await;
