@@ -5,13 +5,13 @@ mod look;
 mod read;
 
 pub use act::{
-    NewPrebuild, Record, close_breaker, finish_orphan_delete, cancel_pending, insert_prebuild,
+    NewPrebuild, Record, cancel_pending, close_breaker, finish_orphan_delete, insert_prebuild,
     is_still_member, note_probe, open_breaker, record,
 };
 pub use look::{LockedPool, list_due, lock, next_due};
 pub use read::{
-    Environment, PoolRow, environment, list_creation_parameters, list_members, list_recent_failures,
-    list_rows,
+    Environment, PoolRow, environment, list_creation_parameters, list_members,
+    list_recent_failures, list_rows,
 };
 
 use berth_domain::id::{PresetId, TemplateId};

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::{DbError, Executor, at};
 
 /// What can be set about a template.
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Unique in the organization, whatever the case.
@@ -75,6 +76,7 @@ pub struct Template {
     pub updated_at: Timestamp,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 struct Row {
     id: Uuid,
     organization_id: Uuid,

@@ -21,6 +21,7 @@ pub(crate) struct Validation {
 }
 
 /// The body of every failure, and of successes that have nothing else to say.
+#[expect(clippy::struct_field_names, reason = "the wire contract names it")]
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Message {
     /// For people.

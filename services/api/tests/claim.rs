@@ -1,5 +1,7 @@
 //! Claims under contention, on a real Postgres.
 
+use std::fmt::Write as _;
+
 use berth_db::build::NewBuild;
 use berth_db::claim;
 use berth_db::workspace::NewWorkspace;
@@ -47,13 +49,15 @@ async fn given_pool(database: &TestDatabase, ready: u32) {
     );
     for n in 0..ready {
         let id = Uuid::from_u128(u128::from(100 + n));
-        sql.push_str(&format!(
+        write!(
+            sql,
             "
             insert into workspaces (id, owner_id, organization_id, template_id, name, created_at,
                 updated_at, last_used_at, pool_preset_id, pool_state)
             values ('{id}', 'c42fdf75-3097-471c-8c33-fb52454d81c0', '{ORGANIZATION}',
                 '{TEMPLATE}', 'prebuild-{n}', now(), now(), now(), '{PRESET}', 'ready');"
-        ));
+        )
+        .expect("a string takes everything");
     }
     database.rows(&sql).await;
 }
@@ -83,7 +87,7 @@ fn order(n: u32) -> (NewWorkspace, NewBuild) {
         pool_state: None,
         parameters: vec![("size".to_owned(), "large".to_owned())],
         trace: serde_json::json!({}),
-        now: "2026-11-21T08:00:00Z".parse::<Timestamp>().unwrap(),
+        now: "2026-11-21T08:00:00Z".parse::<Timestamp>().expect("a time"),
     };
     (workspace, build)
 }

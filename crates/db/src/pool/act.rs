@@ -1,6 +1,8 @@
 //! What a plan does to a pool. Every write states what it assumes.
 
-use berth_domain::id::{BuildId, JobId, OrganizationId, PREBUILDS_USER, PresetId, TemplateId, WorkspaceId};
+use berth_domain::id::{
+    BuildId, JobId, OrganizationId, PREBUILDS_USER, PresetId, TemplateId, WorkspaceId,
+};
 use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;

@@ -51,7 +51,8 @@ pub async fn list_due(db: impl Executor<'_>, limit: i64) -> Result<Vec<PresetId>
 /// The earliest moment at which time alone makes a pool due.
 #[tracing::instrument(name = "db.pool.next_due", level = "debug", skip_all, err)]
 pub async fn next_due(db: impl Executor<'_>) -> Result<Option<Timestamp>, DbError> {
-    let row = sqlx::query!("select min(due_at) as due_at from prebuild_pools").fetch_one(db).await?;
+    let row =
+        sqlx::query!("select min(due_at) as due_at from prebuild_pools").fetch_one(db).await?;
     Ok(maybe_time(row.due_at))
 }
 
