@@ -59,6 +59,7 @@ async fn serve(broker: Broker, listener: TcpListener) -> Result<(), tonic::trans
     let outcome = Server::builder()
         .http2_keepalive_interval(Some(config::KEEPALIVE))
         .http2_keepalive_timeout(Some(config::KEEPALIVE))
+        .trace_fn(span)
         .add_service(service)
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await;
@@ -66,4 +67,14 @@ async fn serve(broker: Broker, listener: TcpListener) -> Result<(), tonic::trans
     broker.errands.close();
     broker.errands.wait().await;
     outcome
+}
+
+/// The span of a call: a part of the daemon's trace.
+fn span(request: &http::Request<()>) -> tracing::Span {
+    let method = request.uri().path().rsplit('/').next().unwrap_or_default();
+    let span = tracing::info_span!("rpc.provisioner", rpc.method = method);
+    let headers = request.headers().iter();
+    let headers = headers.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+    berth_bus::trace::continue_from(&span, headers);
+    span
 }

@@ -1,5 +1,7 @@
 //! `berth create`, `list`, `show`, `start`, `stop`, `delete`.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::{Value, json};
@@ -8,6 +10,9 @@ use crate::cli::Global;
 use crate::client::{Client, list as items, number, text};
 use crate::command::{logs, template};
 use crate::output::Output;
+
+/// How long to wait for agents after their build is done.
+const AGENTS_WITHIN: Duration = Duration::from_mins(2);
 
 #[derive(Args)]
 pub(crate) struct CreateArgs {
@@ -127,7 +132,25 @@ async fn wait(
         );
     }
     let path = format!("/workspaces/{}?include_deleted=true", text(workspace, "id"));
-    client.get(&path).await
+    let asked = Instant::now();
+    loop {
+        let workspace = client.get(&path).await?;
+        let waiting = agents(&workspace)
+            .find(|it| matches!(text(it, "lifecycle_state"), "created" | "starting"))
+            .map(|it| text(it, "name").to_owned());
+        let is_start = text(&workspace, "latest_build.transition") == "start";
+        match waiting.filter(|_| is_start) {
+            None => return Ok(workspace),
+            Some(agent) if asked.elapsed() > AGENTS_WITHIN => {
+                output.progress(&format!(
+                    "agent {agent} is not ready after {} s; see `berth logs {name}`",
+                    AGENTS_WITHIN.as_secs()
+                ));
+                return Ok(workspace);
+            }
+            Some(_) => tokio::time::sleep(Duration::from_millis(150)).await,
+        }
+    }
 }
 
 pub(crate) async fn list(global: &Global, output: Output, args: ListArgs) -> anyhow::Result<()> {
