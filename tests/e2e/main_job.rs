@@ -4,13 +4,16 @@ mod session;
 
 use std::time::Duration;
 
-use berth_testkit::{SOON, wait_until};
+use berth_testkit::{SOON, wait_patiently};
 use serde_json::Value;
 
 use session::{Session, list, text};
 
 /// A real Terraform plans and applies, on two cores, for three prebuilds.
 const FIRST_POOLS: Duration = Duration::from_mins(5);
+
+/// The commands are served like any client's, 512 requests a minute.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Everything from the first start to `down --purge`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,7 +58,7 @@ async fn claim(session: &Session, template: &str, preset: &str, name: &str) {
     let created = session.json(&create).await;
     assert_eq!(created["prebuild_claim"]["outcome"], "hit", "{created:#}");
     assert_eq!(created["owner_name"], "admin", "the owner changes at once: {created:#}");
-    let shown = wait_until("the claim build ends", SOON, async || {
+    let shown = wait_patiently("the claim build ends", LOOK, SOON, async || {
         let shown = session.json(&["show", name]).await;
         (shown["latest_build"]["job"]["status"] != "running"
             && shown["latest_build"]["job"]["status"] != "pending")
@@ -64,7 +67,7 @@ async fn claim(session: &Session, template: &str, preset: &str, name: &str) {
     .await;
     assert_eq!(shown["latest_build"]["job"]["status"], "succeeded", "{shown:#}");
     assert_eq!(shown["latest_build"]["build_number"], 2, "{shown:#}");
-    wait_until("the startup script runs for the new owner", SOON, async || {
+    wait_patiently("the startup script runs for the new owner", LOOK, SOON, async || {
         session.log_lines(name).await.iter().any(|it| it.contains("admin")).then_some(())
     })
     .await;
@@ -120,7 +123,7 @@ fn largest(pools: &Value, template: &str) -> String {
 
 /// Waits until all pools of a template have what they should.
 async fn full(session: &Session, template: &str) {
-    wait_until(&format!("the pools of {template} are full"), 2 * SOON, async || {
+    wait_patiently(&format!("the pools of {template} are full"), LOOK, 2 * SOON, async || {
         let pools = session.json(&["pools"]).await;
         let ours: Vec<&Value> =
             list(&pools).iter().filter(|it| it["template_name"] == template).collect();
@@ -131,7 +134,7 @@ async fn full(session: &Session, template: &str) {
 }
 
 async fn agent_is_ready(session: &Session, name: &str) {
-    wait_until(&format!("the agent of {name} is ready"), SOON, async || {
+    wait_patiently(&format!("the agent of {name} is ready"), LOOK, SOON, async || {
         let shown = session.json(&["show", name]).await;
         let resources = list(&shown["latest_build"]["resources"]).to_vec();
         let mut agents = resources.iter().flat_map(|it| list(&it["agents"]));

@@ -22,4 +22,4 @@ pub use crate::proc::processes_of;
 pub use crate::servers::{Servers, servers, subject_space};
 pub use crate::stack::{Builder, Service, TestStack};
 pub use crate::template::{Archive, Link};
-pub use crate::wait::{SOON, wait_until};
+pub use crate::wait::{SOON, wait_patiently, wait_until};

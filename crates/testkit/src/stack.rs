@@ -3,12 +3,14 @@
 mod process;
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use berth_devstack::Nats;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::proc::processes_of;
 use crate::servers::{Variables, nats_at, servers, subject_space};
 use crate::wait::{SOON, wait_until};
 use crate::{App, TestDatabase, User};
@@ -16,6 +18,9 @@ use process::{Process, Program};
 
 /// Stacks at once: each is some ten processes.
 static TURNS: Semaphore = Semaphore::const_new(2);
+
+/// How long processes may take to be gone when their stack ends.
+const GONE: Duration = Duration::from_secs(15);
 
 /// What a stack is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -399,5 +404,11 @@ impl Drop for TestStack {
         self.processes.retain(|it| it.service != Service::Provisioner);
         self.stop_agents();
         self.processes.clear();
+        self.nats = None;
+        // Their lifelines are cut: the folder goes when they are gone.
+        let started = Instant::now();
+        while !processes_of(self.dir.path()).is_empty() && started.elapsed() < GONE {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }

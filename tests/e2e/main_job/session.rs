@@ -131,6 +131,16 @@ impl Session {
     }
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        // A test that failed leaves it to the lifeline to end what it started. The folder goes last.
+        let started = std::time::Instant::now();
+        while !processes_of(self.dir.path()).is_empty() && started.elapsed() < ORDERLY_END {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
 /// A command that goes on until it is interrupted.
 pub(super) struct Running {
     process: Supervised,

@@ -1,6 +1,7 @@
 //! One process of the binary under test.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use berth_devstack::{CommandSpec, Output, Supervised};
 use serde_json::Value;
@@ -45,7 +46,7 @@ impl Process {
             .env("BERTH_PROCESS__LOG__FORMAT", "pretty")
             .env("BERTH_PROCESS__GRACE", "3s")
             .output(echo(&name).map_or_else(|| Output::File(log.clone()), Output::Lines));
-        // A crowd of processes on two cores: one thread each would do.
+        spec.orphan_grace = Duration::from_secs(2);
         for (variable, value) in program.variables {
             spec = spec.env(variable, value);
         }
@@ -72,7 +73,7 @@ impl Process {
     pub(super) async fn ready(&mut self) {
         let what = format!("{} {} is ready", self.service.name(), self.replica);
         let http = reqwest::Client::builder()
-            .timeout(std::time::Duration::from_secs(2))
+            .timeout(Duration::from_secs(2))
             .build()
             .expect("HTTP can be set up");
         let running = self.running.as_mut().expect("it runs");
