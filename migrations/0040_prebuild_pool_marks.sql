@@ -4,6 +4,8 @@ create table prebuild_pool_marks (
     id bigint generated always as identity,
     preset_id uuid not null,
     created_at timestamptz not null,
+    -- Claims that this mark tells of; folded into the pool's total by the next look.
+    claims integer not null default 0,
     constraint prebuild_pool_marks_pkey primary key (id)
 ) with (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 1000);
 create index prebuild_pool_marks_preset_idx on prebuild_pool_marks (preset_id);

@@ -287,7 +287,8 @@ pub async fn take(
         ), revoked as (
             delete from api_keys k using workspace w where k.workspace_id = w.id
         ), marked as (
-            insert into prebuild_pool_marks (preset_id, created_at) select $1, $2 from workspace
+            insert into prebuild_pool_marks (preset_id, created_at, claims)
+            select $1, $2, 1 from workspace
             returning preset_id
         )
         select w.id, w.organization_id, w.template_id, w.revision, w.latest_build_number,

@@ -6,7 +6,7 @@ mod read;
 
 pub use act::{
     NewPrebuild, Record, cancel_pending, close_breaker, finish_orphan_delete, insert_prebuild,
-    is_still_member, note_probe, open_breaker, record,
+    is_still_member, mark_invalid, note_probe, open_breaker, record,
 };
 pub use look::{LockedPool, list_due, lock, next_due};
 pub use read::{

@@ -60,12 +60,14 @@ async fn create(work: &mut Work, pool: &LockedPool, count: u32) -> anyhow::Resul
     let Some(template_id) = pool.template_id else {
         bail!("preset {preset} is active but its version belongs to no template")
     };
-    let mut parameters = Vec::new();
-    for (name, value) in
-        pool::list_creation_parameters(work.conn(), pool.version_id, preset).await?
-    {
+    let found = pool::list_creation_parameters(work.conn(), pool.version_id, preset).await?;
+    let mut parameters = Vec::with_capacity(found.len());
+    for (name, value) in found {
         let Some(value) = value else {
-            bail!("preset {preset} gives no value to the required parameter {name:?}")
+            tracing::warn!(parameter = name, "the preset gives no value to a required parameter");
+            pool::mark_invalid(work.conn(), preset).await?;
+            tell(work, pool, NotificationTemplate::PresetInvalid, 0);
+            return Ok(());
         };
         parameters.push((name, value));
     }

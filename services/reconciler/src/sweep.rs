@@ -11,7 +11,9 @@ use crate::pass::Reconciler;
 /// Presets taken from the database at once.
 const BATCH: i64 = 1_000;
 /// Shortest sleep between two sweeps that were not asked for by the interval.
-const AT_LEAST: Duration = Duration::from_millis(100);
+const AT_LEAST: Duration = Duration::from_millis(250);
+/// The interval while NATS is away and no hint can come.
+const WITHOUT_HINTS: Duration = Duration::from_secs(2);
 
 /// Sweeps at every interval, and earlier when time alone makes a pool due.
 pub(crate) async fn run(reconciler: Reconciler, stop: CancellationToken) {
@@ -44,10 +46,14 @@ async fn sweep(reconciler: &Reconciler, stop: &CancellationToken) -> anyhow::Res
 
 /// Until the interval is over or the earliest pool is due.
 async fn pause(reconciler: &Reconciler) -> Duration {
-    let interval = reconciler.interval;
+    let interval = if reconciler.backbone.bus.is_connected() {
+        reconciler.interval
+    } else {
+        reconciler.interval.min(WITHOUT_HINTS)
+    };
     let due = pool::next_due(&reconciler.backbone.db).await.ok().flatten();
     let until_due = due.map_or(interval, |due| {
         Duration::try_from(due.duration_since(reconciler.backbone.clock.now())).unwrap_or_default()
     });
-    until_due.clamp(AT_LEAST, interval)
+    until_due.min(interval).max(AT_LEAST)
 }

@@ -194,6 +194,18 @@ pub async fn close_breaker(db: impl Executor<'_>, preset: PresetId) -> Result<()
     Ok(())
 }
 
+/// Records that the preset's input was refused for good: nothing is created until a new version.
+#[tracing::instrument(name = "db.pool.mark_invalid", skip_all, fields(preset.id = %preset), err)]
+pub async fn mark_invalid(db: impl Executor<'_>, preset: PresetId) -> Result<(), DbError> {
+    sqlx::query!(
+        "update prebuild_pools set prebuild_status = 'validation_failed' where preset_id = $1",
+        preset.0
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 /// Counts a probe of the open breaker.
 #[tracing::instrument(name = "db.pool.note_probe", skip_all, fields(preset.id = %preset), err)]
 pub async fn note_probe(

@@ -56,13 +56,33 @@ pub async fn next_due(db: impl Executor<'_>) -> Result<Option<Timestamp>, DbErro
     Ok(maybe_time(row.due_at))
 }
 
-/// Locks a pool and takes its marks away: what is marked from now on is seen by the next look.
-/// `None`: there is no such pool.
+/// Locks a pool, takes its marks away (folding the claims that they tell of into its total), and
+/// reads it. `None`: there is no such pool.
+///
+/// Two statements, in this order: the first one's snapshot is older than the lock, so it takes only
+/// marks of changes that the second one, whose snapshot is newer, is sure to see. A change that
+/// commits while we wait for the lock keeps its mark and gets another look.
 #[tracing::instrument(name = "db.pool.lock", skip_all, fields(preset.id = %preset), err)]
 pub async fn lock(
     db: &mut crate::Connection,
     preset: PresetId,
 ) -> Result<Option<LockedPool>, DbError> {
+    sqlx::query!(
+        "
+        with taken as (
+            delete from prebuild_pool_marks where preset_id = $1 returning claims
+        )
+        update prebuild_pools
+        set claimed_total = claimed_total + (select coalesce(sum(claims), 0) from taken)
+        where preset_id = $1",
+        preset.0
+    )
+    .execute(&mut *db)
+    .await?;
+    read(db, preset).await
+}
+
+async fn read(db: &mut crate::Connection, preset: PresetId) -> Result<Option<LockedPool>, DbError> {
     let row = sqlx::query!(
         r#"
         select p.template_version_id, p.template_id, p.organization_id, p.prebuild_status,
@@ -83,16 +103,11 @@ pub async fn lock(
         join template_versions v on v.id = p.template_version_id
         join organizations o on o.id = p.organization_id
         left join templates t on t.id = p.template_id
-        where p.preset_id = $1
-        for update of p"#,
+        where p.preset_id = $1"#,
         preset.0
     )
-    .fetch_optional(&mut *db)
+    .fetch_optional(db)
     .await?;
-    // After the lock, so that a mark set while we waited for it is taken with what it marks.
-    sqlx::query!("delete from prebuild_pool_marks where preset_id = $1", preset.0)
-        .execute(db)
-        .await?;
     let Some(row) = row else { return Ok(None) };
     let schedules: Vec<PresetSchedule> = serde_json::from_value(row.schedules)
         .map_err(|source| DbError::Json { what: "preset schedules", source })?;
