@@ -347,33 +347,31 @@ fn inside(name: &str) -> Result<PathBuf, ArchiveError> {
     Ok(path)
 }
 
-/// Proves that a symbolic link at `path` to `target` stays inside, whatever other links there are.
+/// Whether a symbolic link at `path` to `target` stays inside, whatever other links there are.
 ///
 /// `..` may only lead: a `..` after a name is resolved from where that name leads to, which is
 /// elsewhere when it is a link itself. Since an entry's own parents are never links, leading ones
 /// climb real directories and can be counted.
-fn stays_inside(name: &str, path: &Path, target: String) -> Result<String, ArchiveError> {
+pub(crate) fn is_inside(path: &Path, target: &str) -> bool {
     let mut depth = path.components().count().saturating_sub(1);
     let mut descending = false;
-    for component in Path::new(&target).components() {
-        let stays = match component {
-            Component::CurDir => true,
-            Component::Normal(_) => {
-                descending = true;
-                true
-            }
-            Component::ParentDir if descending || depth == 0 => false,
-            Component::ParentDir => {
-                depth -= 1;
-                true
-            }
-            Component::RootDir | Component::Prefix(_) => false,
-        };
-        if !stays {
-            return Err(ArchiveError::LinkOut { entry: name.to_owned(), target });
+    for component in Path::new(target).components() {
+        match component {
+            Component::CurDir => {}
+            Component::Normal(_) => descending = true,
+            Component::ParentDir if descending || depth == 0 => return false,
+            Component::ParentDir => depth -= 1,
+            Component::RootDir | Component::Prefix(_) => return false,
         }
     }
-    Ok(target)
+    true
+}
+
+fn stays_inside(name: &str, path: &Path, target: String) -> Result<String, ArchiveError> {
+    if is_inside(path, &target) {
+        return Ok(target);
+    }
+    Err(ArchiveError::LinkOut { entry: name.to_owned(), target })
 }
 
 /// Creates the directories above `path`, none of which may be a link.

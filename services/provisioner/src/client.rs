@@ -23,6 +23,8 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::fro
 const CALL: Duration = Duration::from_secs(10);
 /// How long a result, which carries a state, may take.
 const RESULT: Duration = Duration::from_mins(1);
+/// How long a file may take on its way to the broker.
+const UPLOAD: Duration = Duration::from_mins(5);
 /// Waits between attempts: the first, and the longest. Each is twice the one before.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
@@ -188,6 +190,16 @@ impl Client {
         file: v1::DownloadFileRequest,
     ) -> Result<tonic::Streaming<v1::DownloadFileResponse>, CallError> {
         Ok(self.inner.clone().download_file(file).await?.into_inner())
+    }
+
+    /// Sends a file, message by message.
+    pub(crate) async fn upload(
+        &self,
+        messages: Vec<v1::UploadFileRequest>,
+    ) -> Result<v1::UploadFileResponse, CallError> {
+        let mut request = Request::new(tokio_stream::iter(messages));
+        request.set_timeout(UPLOAD);
+        Ok(self.inner.clone().upload_file(request).await?.into_inner())
     }
 
     async fn until_answered<Q: Clone, A, F>(

@@ -13,7 +13,7 @@ use crate::exec::Exec;
 use crate::report::Reporter;
 use crate::session::{self, Asking, Code, Driver, Failure, Session};
 use crate::stop::Stop;
-use crate::terraform::{Setup, Terraform};
+use crate::terraform::{MODULES, Setup, Terraform};
 use crate::trace;
 use crate::transfer::{self, TransferError};
 use crate::workdir::{JobDir, WorkRoot};
@@ -104,6 +104,7 @@ async fn held(workshop: &Arc<Workshop>, daemon_id: String, job: &v1::Job, stop: 
         };
         reporter.daemon(level, &failure.message);
     }
+    reporter.concludes();
     if !reporter.flushed().await {
         tracing::warn!("the broker gave the job up; its result is dropped");
         return Outcome::Dropped;
@@ -127,11 +128,10 @@ async fn session(
     reporter.going()?;
     fetched?;
     let session = Session::new(dir, workshop.base.of_job(job), reporter.clone());
-    let asking =
-        Asking { client: &workshop.client, job_id: &job.id, lease_token: &job.lease_token };
+    let asking = Asking { client: &workshop.client, job };
     let done = match &job.input {
         Some(v1::job::Input::TemplateImport(_)) => {
-            session::import(&mut driver, &session).await.map(Done::TemplateImport)
+            session::import(&mut driver, &session, &asking).await.map(Done::TemplateImport)
         }
         Some(v1::job::Input::TemplateDryRun(_)) => {
             session::dry_run(&mut driver, &session).await.map(Done::TemplateDryRun)
@@ -151,7 +151,7 @@ async fn session(
 fn driver(workshop: &Workshop, job: &v1::Job) -> Result<Driver, Failure> {
     match (&*job.provisioner_type, &workshop.terraform) {
         ("terraform", Some(setup)) => {
-            Ok(Driver::Terraform(Box::new(Terraform::new(Arc::clone(setup)))))
+            Ok(Driver::Terraform(Box::new(Terraform::new(Arc::clone(setup), &job.archive_file_id))))
         }
         ("exec", _) => Ok(Driver::Exec(Box::new(Exec::new(job.clone())))),
         (other, _) => Err(Failure::new(
@@ -169,14 +169,19 @@ async fn fetch(
     dir: &JobDir,
 ) -> Result<(), Failure> {
     let archive = dir.file("archive");
-    let wanted = v1::DownloadFileRequest { daemon_id, file_id: job.archive_file_id.clone() };
-    transfer::download(client, wanted, &archive).await.map_err(|error| {
-        let text = match &error {
-            TransferError::Call(cause) => cause.to_string(),
-            other => other.to_string(),
-        };
-        Failure::new(Code::Infrastructure, format!("the template did not arrive: {text}"))
-    })?;
+    let template = (job.archive_file_id.clone(), "template", &archive);
+    let modules = dir.file(MODULES);
+    let modules = job.modules_file_id.clone().map(|file_id| (file_id, "modules", &modules));
+    for (file_id, what, to) in [Some(template), modules].into_iter().flatten() {
+        let wanted = v1::DownloadFileRequest { daemon_id: daemon_id.clone(), file_id };
+        transfer::download(client, wanted, to).await.map_err(|error| {
+            let text = match &error {
+                TransferError::Call(cause) => cause.to_string(),
+                other => other.to_string(),
+            };
+            Failure::new(Code::Infrastructure, format!("the {what} did not arrive: {text}"))
+        })?;
+    }
     let into = dir.template();
     let unpacked = tokio::task::spawn_blocking(move || {
         let unpacked = archive::extract(&archive, &into, Limits::TEMPLATE);

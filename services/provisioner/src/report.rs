@@ -70,6 +70,8 @@ struct Queue {
     news: u64,
     /// Something that must not wait for more lines.
     urgent: bool,
+    /// The session is over.
+    concluding: bool,
 }
 
 /// What an import tells beside its result.
@@ -165,6 +167,11 @@ impl Reporter {
         self.0.stop.reason().map_or(Ok(()), |reason| Err(Stopped(reason)))
     }
 
+    /// The session is over; only its result is left to tell.
+    pub(crate) fn concludes(&self) {
+        self.queue().concluding = true;
+    }
+
     /// Waits until the broker has everything queued so far. `false`: the job is no longer ours.
     pub(crate) async fn flushed(&self) -> bool {
         let news = self.urge(|_| {});
@@ -193,7 +200,12 @@ impl Reporter {
                     backoff.wait().await;
                 }
                 Err(error @ CallError::Refused(_)) => {
-                    tracing::warn!(%error, "the job is no longer ours; ending it");
+                    if self.queue().concluding {
+                        // The result may have been quicker than this heartbeat.
+                        tracing::debug!(%error, "the job is no longer ours");
+                    } else {
+                        tracing::warn!(%error, "the job is no longer ours; ending it");
+                    }
                     self.0.stop.force(Reason::LeaseLost);
                     self.0.lease.send_modify(|lease| lease.lost = true);
                     return;

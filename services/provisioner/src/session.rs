@@ -11,9 +11,11 @@ use crate::client::Client;
 use crate::clock;
 use crate::environment;
 use crate::exec::Exec;
+use crate::modules;
 use crate::report::{Findings, Reporter, Stopped};
 use crate::stop::Reason;
 use crate::terraform::Terraform;
+use crate::transfer;
 use crate::workdir::JobDir;
 
 /// Most timings that a job reports.
@@ -146,6 +148,17 @@ impl Driver {
         }
     }
 
+    /// The modules that the template fetched, packed; `None` when there are none.
+    async fn modules(&self, session: &Session) -> anyhow::Result<Option<Vec<u8>>> {
+        match self {
+            Self::Terraform(_) => {
+                let template = session.template();
+                Ok(tokio::task::spawn_blocking(move || modules::pack(&template)).await??)
+            }
+            Self::Exec(_) => Ok(None),
+        }
+    }
+
     /// Carries the plan out. A failure has what was written.
     async fn apply(&mut self, session: &Session) -> Result<(), Failure> {
         match self {
@@ -235,6 +248,7 @@ fn timing_of(step: v1::Step, started: Timestamp) -> v1::Timing {
 pub(crate) async fn import(
     driver: &mut Driver,
     session: &Session,
+    asking: &Asking<'_>,
 ) -> Result<v1::TemplateImportResult, Failure> {
     session.step(v1::Step::Init, "Initializing", driver.init(session, &[])).await?;
     let planned = async {
@@ -246,16 +260,45 @@ pub(crate) async fn import(
     let findings = async {
         started.findings.readme = readme(session).await;
         session.reporter.found(std::mem::take(&mut started.findings));
-        Ok(())
+        keep_modules(driver, session, asking).await
     };
-    session.step(v1::Step::Graph, "Reading resources", findings).await?;
+    let modules = session.step(v1::Step::Graph, "Reading resources", findings).await?;
     Ok(v1::TemplateImportResult {
         start_resources: started.resources,
         stop_resources: stopped.resources,
         parameters: started.parameters,
         presets: started.presets,
-        modules_file_id: None,
+        modules_file_id: modules,
     })
+}
+
+/// Stores what the template fetched for the builds to come. Without it they fetch it themselves,
+/// which is worse, but no reason to refuse the template.
+async fn keep_modules(
+    driver: &Driver,
+    session: &Session,
+    asking: &Asking<'_>,
+) -> Result<Option<String>, Failure> {
+    let stored = async {
+        let Some(packed) = driver.modules(session).await? else { return Ok(None) };
+        let file = ("modules", &packed[..]);
+        anyhow::Ok(Some(transfer::upload(asking.client, asking.job, file).await?))
+    };
+    let stored = tokio::select! {
+        stored = stored => stored,
+        () = session.reporter.stop().asked() => {
+            session.reporter.going()?;
+            return Ok(None);
+        }
+    };
+    match stored {
+        Ok(file) => Ok(file),
+        Err(error) => {
+            let text = format!("The modules are not kept, so each build fetches them: {error:#}");
+            session.reporter.daemon(v1::LogLevel::Warn, &text);
+            Ok(None)
+        }
+    }
 }
 
 /// Plans a template version with given values.
@@ -270,11 +313,10 @@ pub(crate) async fn dry_run(
     Ok(v1::TemplateDryRunResult { resources: planned.resources })
 }
 
-/// Who asks for a build, for what the broker has to be asked in between.
+/// The job, for what the broker has to be asked in between.
 pub(crate) struct Asking<'a> {
     pub(crate) client: &'a Client,
-    pub(crate) job_id: &'a str,
-    pub(crate) lease_token: &'a str,
+    pub(crate) job: &'a v1::Job,
 }
 
 /// Builds a workspace.
@@ -326,8 +368,8 @@ fn warn_of(replacements: &[v1::Replacement], reporter: &Reporter) {
 
 async fn within_quota(asking: &Asking<'_>, daily_cost: i32) -> Result<(), Failure> {
     let request = v1::CommitQuotaRequest {
-        job_id: asking.job_id.to_owned(),
-        lease_token: asking.lease_token.to_owned(),
+        job_id: asking.job.id.clone(),
+        lease_token: asking.job.lease_token.clone(),
         daily_cost,
     };
     let answer = asking.client.commit_quota(request).await.map_err(Failure::local)?;

@@ -19,6 +19,7 @@ pub(crate) use self::binary::Setup;
 use self::graph::Graph;
 use self::model::{Node, Plan, ResourceChange, State};
 use self::output::{Heard, Readable};
+use crate::modules;
 use crate::report::Findings;
 use crate::session::{Applied, Code, Failure, Planned, Session};
 use crate::tool::{self, Call, Exit, Stream};
@@ -28,10 +29,15 @@ const STATE_FILE: &str = "terraform.tfstate";
 /// Most bytes of a plan, state or graph that are read.
 const MAX_SHOWN: u64 = 128 * 1024 * 1024;
 
+/// The modules that came with a job, beside its template.
+pub(crate) const MODULES: &str = "modules";
+
 /// One job's Terraform.
 pub(crate) struct Terraform {
     setup: Arc<Setup>,
-    graph: Option<Graph>,
+    /// The archive it works on.
+    archive: String,
+    graph: Option<Arc<Graph>>,
     /// The last plan and what it is for.
     plan: Option<(PathBuf, v1::Transition)>,
     /// Whether apply began: from then on the state file is what it wrote.
@@ -40,8 +46,9 @@ pub(crate) struct Terraform {
 
 impl Terraform {
     /// Nothing has run yet.
-    pub(crate) fn new(setup: Arc<Setup>) -> Self {
-        Self { setup, graph: None, plan: None, applying: false }
+    pub(crate) fn new(setup: Arc<Setup>, archive: &str) -> Self {
+        let graph = setup.graphs.get(archive);
+        Self { setup, archive: archive.to_owned(), graph, plan: None, applying: false }
     }
 
     /// Puts the previous state in place and fetches modules and providers.
@@ -49,8 +56,15 @@ impl Terraform {
         let version = format!("Terraform {}", self.setup.version);
         session.reporter.daemon(v1::LogLevel::Debug, &version);
         let file = session.template().join(STATE_FILE);
-        // An archive may hold one, which is nobody's.
+        // An archive may hold these, from whoever ran Terraform where it was packed.
         let _ = tokio::fs::remove_file(&file).await;
+        let _ = tokio::fs::remove_dir_all(session.template().join(".terraform")).await;
+        let (packed, template) = (session.dir.file(MODULES), session.template());
+        if packed.exists() {
+            let restored =
+                tokio::task::spawn_blocking(move || modules::restore(&packed, &template));
+            restored.await.map_err(Failure::local)?.map_err(Failure::local)?;
+        }
         if !state.is_empty() {
             tokio::fs::write(&file, state).await.map_err(Failure::local)?;
         }
@@ -86,13 +100,15 @@ impl Terraform {
         } else {
             let graph = ["graph".into(), "-type=plan".into()].into();
             let (plan, dot) = tokio::join!(show, self.show(session, transition, graph));
-            self.graph = Some(Graph::parse(&String::from_utf8_lossy(&dot?)));
+            let graph = Arc::new(Graph::parse(&String::from_utf8_lossy(&dot?)));
+            self.setup.graphs.put(&self.archive, &graph);
+            self.graph = Some(graph);
             plan?
         };
         self.plan = Some((file, transition));
         let plan: Plan =
             serde_json::from_slice(&plan).map_err(|error| unreadable("plan", &error))?;
-        Ok(planned(plan, self.graph.as_ref(), transition))
+        Ok(planned(plan, self.graph.as_deref(), transition))
     }
 
     /// Carries out the last plan.
@@ -123,7 +139,7 @@ impl Terraform {
             Err(failure) => return Err(failure.with_state(written)),
         };
         let running = transition == v1::Transition::Start;
-        let graph = self.graph.as_ref().unwrap_or(&EMPTY);
+        let graph = self.graph.as_deref().unwrap_or(&EMPTY);
         let resources = resources::resources(&nodes, graph, running);
         Ok(Applied { state: written.unwrap_or_default(), resources })
     }

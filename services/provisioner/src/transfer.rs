@@ -1,4 +1,4 @@
-//! Downloads a file from the broker and proves that it is the one that was meant.
+//! Files from and to the broker; those from it are proven to be the ones that were meant.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -91,6 +91,59 @@ async fn attempt(
     }
     file.flush().await.map_err(wrong)?;
     check.ok_or_else(|| broken("it has no header"))?.finish()
+}
+
+/// Stores `data` as a file of `kind` for the job that this daemon holds; returns the file's id.
+pub(crate) async fn upload(
+    client: &Client,
+    job: &v1::Job,
+    (kind, data): (&str, &[u8]),
+) -> Result<String, TransferError> {
+    let size = data.len() as u64;
+    if size > MAX_FILE {
+        let message = format!("it has {size} bytes, at most {MAX_FILE} are stored");
+        return Err(TransferError::Refused(message));
+    }
+    let messages = messages(job, kind, data);
+    let mut backoff = Backoff::new();
+    let mut attempt = 1;
+    loop {
+        match client.upload(messages.clone()).await.map_err(TransferError::from) {
+            Ok(stored) if stored.error.is_empty() => return Ok(stored.file_id),
+            Ok(refused) => return Err(TransferError::Refused(refused.error)),
+            Err(error) if error.may_pass() && attempt < ATTEMPTS => {
+                tracing::warn!(%error, kind, "upload failed; again");
+                backoff.wait().await;
+                attempt += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A header and chunks in order.
+fn messages(job: &v1::Job, kind: &str, data: &[u8]) -> Vec<v1::UploadFileRequest> {
+    let sha256 = Sha256::digest(data).to_vec();
+    let pieces = data.chunks(MAX_CHUNK);
+    let header = v1::FileHeader {
+        kind: kind.to_owned(),
+        sha256: sha256.clone(),
+        size: data.len() as u64,
+        chunks: u32::try_from(pieces.len()).unwrap_or(u32::MAX),
+    };
+    let chunk = |(index, data): (u32, &[u8])| {
+        Part::Chunk(v1::FileChunk { sha256: sha256.clone(), index, data: data.to_vec() })
+    };
+    let parts = [Part::Header(header)].into_iter().chain((0..).zip(pieces).map(chunk));
+    let mut messages: Vec<_> = parts
+        .map(|part| v1::UploadFileRequest {
+            part: Some(v1::FilePart { part: Some(part) }),
+            ..Default::default()
+        })
+        .collect();
+    messages[0].job_id.clone_from(&job.id);
+    messages[0].lease_token.clone_from(&job.lease_token);
+    messages
 }
 
 fn broken(what: &str) -> TransferError {

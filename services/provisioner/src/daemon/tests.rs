@@ -76,7 +76,17 @@ impl Scene {
     }
 
     fn queue_for(&self, kind: &str, id: &str, (archive, input): (Vec<u8>, v1::job::Input)) {
+        self.queue_with(kind, id, (archive, input, None));
+    }
+
+    fn queue_with(
+        &self,
+        kind: &str,
+        id: &str,
+        (archive, input, modules_file_id): (Vec<u8>, v1::job::Input, Option<String>),
+    ) {
         let job = v1::Job {
+            modules_file_id,
             id: id.to_owned(),
             lease_token: format!("lease-{id}"),
             provisioner_type: kind.into(),

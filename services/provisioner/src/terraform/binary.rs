@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -10,6 +11,7 @@ use serde::Deserialize;
 use tokio::process::Command;
 use tokio::sync::Mutex;
 
+use super::graph::Graph;
 use crate::config::ProvisionerConfig;
 use crate::workdir::create_private;
 
@@ -28,6 +30,35 @@ pub(crate) struct Setup {
     pub(crate) env: BTreeMap<String, String>,
     /// Held while `init` runs: the plugin cache does not stand two of them.
     pub(crate) init: Mutex<()>,
+    /// What is known of templates' graphs.
+    pub(crate) graphs: Graphs,
+}
+
+/// The graphs of templates planned here before, by archive: they say how a template's blocks depend
+/// on each other, which no value changes, and asking Terraform again takes a claim's time.
+#[derive(Debug, Default)]
+pub(crate) struct Graphs(std::sync::Mutex<BTreeMap<String, Arc<Graph>>>);
+
+impl Graphs {
+    /// Most graphs that are kept; then all are forgotten.
+    const KEPT: usize = 256;
+
+    pub(crate) fn get(&self, archive: &str) -> Option<Arc<Graph>> {
+        self.lock().get(archive).cloned()
+    }
+
+    pub(crate) fn put(&self, archive: &str, graph: &Arc<Graph>) {
+        let mut graphs = self.lock();
+        if graphs.len() >= Self::KEPT {
+            graphs.clear();
+        }
+        graphs.insert(archive.to_owned(), Arc::clone(graph));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Graph>>> {
+        // Nothing panics while holding it.
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
 }
 
 impl Setup {
@@ -57,7 +88,7 @@ impl Setup {
             // It would ask the network for newer versions of itself.
             set("CHECKPOINT_DISABLE", Path::new("true")),
         ]);
-        Ok(Self { program, version, env, init: Mutex::new(()) })
+        Ok(Self { program, version, env, init: Mutex::new(()), graphs: Graphs::default() })
     }
 }
 

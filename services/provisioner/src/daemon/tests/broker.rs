@@ -273,9 +273,27 @@ impl ProvisionerService for Broker {
 
     async fn upload_file(
         &self,
-        _: Request<Streaming<v1::UploadFileRequest>>,
+        request: Request<Streaming<v1::UploadFileRequest>>,
     ) -> Result<Response<v1::UploadFileResponse>, Status> {
-        Err(Status::unimplemented("no uploads here"))
+        use v1::file_part::Part;
+        let mut messages = request.into_inner();
+        let first = messages.message().await?.unwrap_or_default();
+        self.on_job(&first.job_id, &first.lease_token, |_| Ok(()))?;
+        let Some(Part::Header(header)) = first.part.and_then(|it| it.part) else {
+            return Err(Status::invalid_argument("no header"));
+        };
+        let mut data = Vec::new();
+        while let Some(message) = messages.message().await? {
+            let Some(Part::Chunk(chunk)) = message.part.and_then(|it| it.part) else {
+                return Err(Status::invalid_argument("no chunk"));
+            };
+            data.extend(chunk.data);
+        }
+        assert_eq!(Sha256::digest(&data)[..], header.sha256[..]);
+        assert_eq!(data.len() as u64, header.size);
+        let file_id = format!("{}-{}", header.kind, first.job_id);
+        self.with(|state| state.files.insert(file_id.clone(), data));
+        self.answer("upload", v1::UploadFileResponse { file_id, error: String::new() })
     }
 
     async fn download_file(

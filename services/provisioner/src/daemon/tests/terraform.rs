@@ -155,3 +155,28 @@ async fn an_import_reads_variables_off_the_plan() {
     });
     scene.stop().await;
 }
+
+/// The module is gone when the workspace is built; a lost answer does not matter.
+#[tokio::test]
+async fn modules_are_kept_at_import_and_come_with_each_build() {
+    let Some(scene) = scene().await else { return };
+    let module = scene.dir.path().join("module");
+    std::fs::create_dir(&module).unwrap();
+    std::fs::write(module.join("main.tf"), "resource \"terraform_data\" \"in\" {}\n").unwrap();
+    let main = format!("module \"m\" {{ source = \"{}\" }}\n", module.display());
+    scene.broker.with(|state| state.lose = HashMap::from([("upload", 1)]));
+    let import = v1::TemplateImport { metadata: None };
+    scene.terraform("j", &main, v1::job::Input::TemplateImport(import)).await;
+    let imported = scene.job("j", |job| job.completed.clone().map(|it| it.result));
+    let Some(Some(Done::TemplateImport(imported))) = imported else {
+        panic!("{:?}", scene.failed("j"))
+    };
+    assert_eq!(imported.modules_file_id.as_deref(), Some("modules-j"));
+    std::fs::remove_dir_all(&module).unwrap();
+    let archive = archive(&[("main.tf", &main)]);
+    scene.queue_with("terraform", "k", (archive, start_with(b""), imported.modules_file_id));
+    scene.done("k").await;
+    let built = scene.built("k");
+    assert_eq!((&*built.resources[0].name, &*built.resources[0].module_path), ("in", "module.m"));
+    scene.stop().await;
+}
