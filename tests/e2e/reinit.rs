@@ -54,9 +54,8 @@ async fn an_api_killed_between_claim_and_completion_costs_the_agent_nothing() {
     stack.restart(Service::Api, 0).await;
     reinitialised(&stack, &workspace, &alice).await;
     stack.kill9(Service::Api, 0).await;
-    let before = stack.database().value("select clock_timestamp()").await;
     stack.restart(Service::Api, 0).await;
-    heard_of(&stack, &id, &before).await;
+    asked_again(&stack).await;
     stack.settled().await;
     assert_eq!(starts(&stack, &workspace), ["prebuilds", "alice"]);
     assert_eq!(agent_process(&stack, &workspace), agent, "it is the same process all along");
@@ -86,14 +85,12 @@ async fn job_is(stack: &TestStack, workspace: &str, status: &str) {
     .await;
 }
 
-/// Waits until the agent has talked to the API after `before`.
-async fn heard_of(stack: &TestStack, workspace: &str, before: &str) {
-    let sql = format!(
-        "select count(*) from workspace_agents where workspace_id = '{workspace}'
-         and not retired and last_connected_at > '{before}'"
-    );
-    wait_until("the agent is heard of again", SOON, async || {
-        (stack.database().count(&sql).await == 1).then_some(())
+/// Waits until the agent has come back to ask the restarted API, was answered, and asks again.
+async fn asked_again(stack: &TestStack) {
+    let labels = [r#"route="/api/v2/workspaceagents/me/reinit""#, r#"status="2xx""#];
+    wait_until("the agent asks the new API again", SOON, async || {
+        let name = "berth_http_request_seconds_count";
+        (stack.metric(Service::Api, 0, name, &labels).await >= 2.0).then_some(())
     })
     .await;
 }

@@ -259,6 +259,24 @@ impl TestStack {
         process.ready().await;
     }
 
+    /// The sum of a process' metrics whose lines begin with `name` and contain every one of
+    /// `labels`.
+    pub async fn metric(
+        &self,
+        service: Service,
+        replica: usize,
+        name: &str,
+        labels: &[&str],
+    ) -> f64 {
+        let ours = |it: &&Process| it.service == service && it.replica == replica;
+        let process = self.processes.iter().find(ours).expect("a process of this stack");
+        let metrics = process.metrics().await;
+        let lines = metrics.lines().filter(|line| {
+            line.starts_with(name) && labels.iter().all(|label| line.contains(label))
+        });
+        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+    }
+
     /// Stops the stack's own nats-server.
     pub async fn stop_nats(&mut self) {
         let nats = self.nats.as_mut().expect("a stack built with own_nats");

@@ -4,8 +4,11 @@ use serde_json::{Map, Value};
 
 /// Fields that the contract's source declares as pointers, which it sends as `null` where there is
 /// nothing to say; the document has no word for that.
-const NULLABLE: [&str; 20] = [
+const NULLABLE: [&str; 23] = [
     "autostart_schedule",
+    "disconnected_at",
+    "most_recently_seen",
+    "ready_at",
     "completed_at",
     "canceled_at",
     "deadline",

@@ -72,15 +72,10 @@ impl Process {
     /// Waits until it says that it is ready.
     pub(super) async fn ready(&mut self) {
         let what = format!("{} {} is ready", self.service.name(), self.replica);
-        let http = reqwest::Client::builder()
-            .timeout(Duration::from_secs(2))
-            .build()
-            .expect("HTTP can be set up");
+        let http = client();
         let running = self.running.as_mut().expect("it runs");
         let ready = wait_until(&what, SOON, async || {
-            let facts = std::fs::read(&self.announce).ok()?;
-            let facts: Value = serde_json::from_slice(&facts).ok()?;
-            let url = format!("http://{}/readyz", facts["admin_addr"].as_str()?);
+            let url = format!("{}/readyz", admin_url(&self.announce)?);
             http.get(url).send().await.ok()?.status().is_success().then_some(())
         });
         tokio::select! {
@@ -89,6 +84,14 @@ impl Process {
                 panic!("{} ended at once ({status:?}): {}", self.service.name(), running.tail().join("\n"));
             }
         }
+    }
+
+    /// What its `/metrics` shows.
+    pub(super) async fn metrics(&self) -> String {
+        let http = client();
+        let url = format!("{}/metrics", admin_url(&self.announce).expect("it is ready"));
+        let answer = http.get(url).send().await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        answer.text().await.unwrap_or_default()
     }
 
     /// The last lines of its log, on stderr.
@@ -100,4 +103,15 @@ impl Process {
             eprintln!("{line}");
         }
     }
+}
+
+/// The address of the admin port, once it is announced.
+fn admin_url(announce: &Path) -> Option<String> {
+    let facts: Value = serde_json::from_slice(&std::fs::read(announce).ok()?).ok()?;
+    Some(format!("http://{}", facts["admin_addr"].as_str()?))
+}
+
+fn client() -> reqwest::Client {
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(2)).build();
+    client.expect("HTTP can be set up")
 }
