@@ -6,9 +6,12 @@ mod clock;
 mod config;
 mod open;
 mod relay;
+#[cfg(test)]
+mod tests;
 mod work;
 
 pub use clock::{Clock, Ids};
 pub use config::{DatabaseConfig, HasStores};
 pub use open::Backbone;
+pub use relay::Publisher;
 pub use work::Work;

@@ -8,7 +8,7 @@ use berth_db::{DbError, Pool, dead_letter, schema};
 use berth_service_kit::{Context, Latch};
 use tokio_util::sync::CancellationToken;
 
-use crate::relay::{OutboxMetrics, Relay, Sweep};
+use crate::relay::{OutboxMetrics, Publisher, Relay, Sweep};
 use crate::{Clock, HasStores, Ids, Work};
 
 /// How often the schema is looked at again while it is not as it should be.
@@ -42,20 +42,29 @@ impl Backbone {
         let application = format!("berth-{}", ctx.name);
         let db = berth_db::connect(database.url.expose(), database.max_connections, &application)?;
         let bus = Bus::connect(ctx.config.nats(), ctx.name).await?;
-        let (relay, publisher) = Relay::new();
+        let (backbone, publisher) =
+            Self::over(ctx.name, (db.clone(), bus.clone()), Clock::default());
         ctx.spawn(
             "schema",
             watch_schema(db.clone(), ctx.health.latch("schema"), ctx.shutdown.clone()),
         );
         ctx.spawn("publisher", publisher.run(db.clone(), bus.clone(), ctx.shutdown.clone()));
         let sweep = Sweep {
-            db: db.clone(),
-            bus: bus.clone(),
+            db,
+            bus,
             latch: ctx.health.latch("outbox"),
             metrics: OutboxMetrics::register(&ctx.metrics)?,
         };
         ctx.spawn("outbox", sweep.run(ctx.shutdown.clone()));
-        Ok(Self { db, bus, clock: Clock::default(), ids: Ids, name: ctx.name, relay })
+        Ok(backbone)
+    }
+
+    /// A backbone over stores that are open already. What it commits is published by the second
+    /// value, which has to run as a task; until then, and without it, events wait in the outbox.
+    #[must_use]
+    pub fn over(name: &'static str, (db, bus): (Pool, Bus), clock: Clock) -> (Self, Publisher) {
+        let (relay, publisher) = Relay::new();
+        (Self { db, bus, clock, ids: Ids, name, relay }, publisher)
     }
 
     /// Begins a unit of work.

@@ -53,13 +53,14 @@ impl Relay {
     }
 }
 
-pub(crate) struct Publisher {
+/// Publishes what its backbone commits.
+pub struct Publisher {
     parcels: mpsc::Receiver<Vec<Parcel>>,
 }
 
 impl Publisher {
     /// Publishes what this process commits, until shutdown and the queue is empty.
-    pub(crate) async fn run(mut self, db: Pool, bus: Bus, stop: CancellationToken) {
+    pub async fn run(mut self, db: Pool, bus: Bus, stop: CancellationToken) {
         let mut commits = Vec::new();
         loop {
             let received = tokio::select! {
@@ -98,7 +99,7 @@ async fn publish(bus: &Bus, rows: &[outbox::Row]) -> Vec<EventId> {
     rows.iter().zip(stored).filter(|(_, stored)| *stored).map(|(row, _)| row.id).collect()
 }
 
-fn message(row: &outbox::Row) -> Message {
+pub(crate) fn message(row: &outbox::Row) -> Message {
     let headers = row.headers.as_object().into_iter().flatten();
     Message {
         subject: row.subject.clone(),

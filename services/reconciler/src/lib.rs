@@ -10,6 +10,8 @@ mod gauges;
 mod metrics;
 mod pass;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

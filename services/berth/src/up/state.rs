@@ -86,9 +86,12 @@ impl State {
                 provisioner_key: None,
             },
         };
-        if let Some(port) = port {
-            state.api_port = port;
-        }
+        // Somebody else may listen there by now; local agents are told of another address.
+        state.api_port = match port {
+            Some(port) => port,
+            None => free_port_near(state.api_port)?,
+        };
+        state.grpc_port = free_port_near(state.grpc_port)?;
         state.save(home)?;
         Ok(state)
     }
