@@ -26,8 +26,11 @@ async fn up_fills_pools_hands_them_out_and_leaves_nothing_behind() {
     assert_eq!(sizes.iter().sum::<i64>(), 3, "two presets of 2 and 1: {pools:#}");
     full(&session, "local").await;
 
+    assert!(session.runs() > 12, "stores, services, daemons and agents are processes of their own");
+
     let preset = largest(&pools, "local");
     claim(&session, "local", &preset, "my-ws").await;
+    what_people_see(&session).await;
     watched_stop_and_start(&session, "my-ws").await;
     paused_pools_stay_as_they_are(&session, &preset).await;
     exec_template(&session).await;
@@ -37,13 +40,19 @@ async fn up_fills_pools_hands_them_out_and_leaves_nothing_behind() {
 
     let mut again = session.up();
     again.says("pools are full", FIRST_POOLS).await;
+    agent_is_ready(&session, "my-ws").await;
+    again.kill9().await;
+    session.nothing_runs().await;
+
+    let mut last = session.up();
+    last.says("pools are full", FIRST_POOLS).await;
     full(&session, "local").await;
     agent_is_ready(&session, "my-ws").await;
     let gone = session.run(&["delete", "my-ws"]).await;
     assert!(gone.status.success(), "{gone:?}");
     let mine = session.json(&["list"]).await;
     assert!(list(&mine["workspaces"]).iter().all(|it| it["name"] != "my-ws"), "{mine:#}");
-    again.interrupt().await;
+    last.interrupt().await;
     session.nothing_runs().await;
 
     let down = session.run(&["down", "--purge", "--data-dir", session.data_dir_text()]).await;
@@ -73,6 +82,29 @@ async fn claim(session: &Session, template: &str, preset: &str, name: &str) {
     .await;
     agent_is_ready(session, name).await;
     full(session, template).await;
+}
+
+/// Tables, followed logs, errors that say what to do, and credentials for their owner's eyes only.
+async fn what_people_see(session: &Session) {
+    let listed = session.run(&["list"]).await;
+    let table = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let mut lines = table.lines();
+    let head = lines.next().unwrap_or_default();
+    assert!(head.contains("WORKSPACE") && head.contains("STATUS"), "{table}");
+    assert!(lines.any(|it| it.contains("my-ws") && it.contains("running")), "{table}");
+
+    let mut logs = session.spawn(&["logs", "my-ws", "--agent", "--follow"]);
+    logs.says("admin", SOON).await;
+    logs.interrupt().await;
+
+    let missing = session.run(&["show", "no-such-thing"]).await;
+    let told = String::from_utf8_lossy(&missing.stderr).into_owned();
+    assert!(!missing.status.success());
+    assert!(told.contains("no-such-thing") && told.contains("berth list"), "{told}");
+
+    let mode = session.mode_of("data/state.json");
+    assert_eq!(mode, 0o600, "it holds credentials, and has mode {mode:o}");
+    assert_eq!(session.mode_of("config/berth/session.json"), 0o600);
 }
 
 /// `berth watch` sees the workspace stop and start.

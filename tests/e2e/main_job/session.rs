@@ -17,6 +17,9 @@ use crate::BERTH;
 /// How long an orderly end may take: daemons drain, agents stop, Postgres writes out.
 const ORDERLY_END: Duration = Duration::from_mins(1);
 
+/// How long what a killed `berth up` leaves behind may need to notice and end.
+const LAST_WORDS: Duration = Duration::from_secs(40);
+
 pub(super) struct Session {
     dir: TempDir,
     data_dir: PathBuf,
@@ -94,19 +97,29 @@ impl Session {
         String::from_utf8_lossy(&ended.stdout).lines().map(ToOwned::to_owned).collect()
     }
 
+    /// How many processes know our folder.
+    pub(super) fn runs(&self) -> usize {
+        processes_of(self.dir.path()).len()
+    }
+
     /// Waits until no process is left that knows our folder.
     pub(super) async fn nothing_runs(&self) {
-        let mut left = Vec::new();
-        let none = wait_until("no process is left", Duration::from_secs(5), async || {
-            left = processes_of(self.dir.path());
-            left.is_empty().then_some(())
-        });
-        tokio::select! {
-            () = none => {}
-            () = tokio::time::sleep(Duration::from_secs(4)) => {
-                panic!("processes are left: {:#?}", processes_of(self.dir.path()));
+        let none = async {
+            while !processes_of(self.dir.path()).is_empty() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
+        };
+        if tokio::time::timeout(LAST_WORDS, none).await.is_err() {
+            panic!("processes are left: {:#?}", processes_of(self.dir.path()));
         }
+    }
+
+    /// The permissions of a file in our folder.
+    pub(super) fn mode_of(&self, path: &str) -> u32 {
+        let path = self.dir.path().join(path);
+        let metadata = std::fs::metadata(&path);
+        let metadata = metadata.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        metadata.permissions().mode() & 0o777
     }
 
     /// Waits until no agent of a workspace runs.
@@ -161,6 +174,11 @@ impl Running {
             () = said => {}
             status = self.process.wait() => panic!("berth {} ended ({status:?})", self.name),
         }
+    }
+
+    /// Kills it with SIGKILL: it has no time to end anything in order.
+    pub(super) async fn kill9(&mut self) {
+        self.process.kill().await.expect("it can be killed");
     }
 
     /// What Ctrl-C does; it must end in order.
