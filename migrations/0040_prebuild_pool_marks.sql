@@ -18,3 +18,7 @@ alter table prebuild_pools
 -- Failed creations within the lookback period.
 create index workspace_builds_prebuild_idx on workspace_builds (preset_id, created_at)
     where stage = 'prebuild';
+
+-- Prebuild creations in flight (class 4), counted by every plan of the organization's pools.
+create index provisioner_jobs_in_flight_idx on provisioner_jobs (organization_id)
+    where class = 4 and completed_at is null;
