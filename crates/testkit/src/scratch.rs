@@ -1,7 +1,7 @@
 //! Where the servers of a test process keep their data.
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// More test processes than this at once on one machine is a mistake.
@@ -17,7 +17,8 @@ pub(crate) struct Slot {
 
 impl Slot {
     pub(crate) fn take() -> Self {
-        let root = std::env::temp_dir().join("berth-testkit");
+        let user = fs::metadata("/proc/self").map(|it| it.uid()).unwrap_or_default();
+        let root = std::env::temp_dir().join(format!("berth-testkit-{user}"));
         let all = fs::create_dir_all(&root)
             .and_then(|()| fs::set_permissions(&root, fs::Permissions::from_mode(0o755)));
         all.unwrap_or_else(|error| panic!("cannot use {}: {error}", root.display()));

@@ -72,6 +72,8 @@ async fn start(dir: &Path) -> (Servers, Postgres, Nats) {
     options.settings =
         fast.iter().chain(&small).map(|(key, value)| ((*key).into(), (*value).into())).collect();
     options.output = Output::File(dir.join("postgres.log"));
+    // The log of earlier processes.
+    let _ = std::fs::remove_file(dir.join("postgres.log"));
     let store = dir.join(format!("nats-{}", std::process::id()));
     remove_other_stores(dir, &store);
     let nats = nats_at(&tools, &store);
@@ -100,7 +102,9 @@ fn remove_other_stores(dir: &Path, ours: &Path) {
         let name = entry.file_name();
         let stale = name.to_string_lossy().starts_with("nats-") && entry.path() != ours;
         // A server that is just ending may hold on to its files; the next process gets them.
-        let _ = stale.then(|| std::fs::remove_dir_all(entry.path()));
+        let path = entry.path();
+        let _ =
+            stale.then(|| std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path)));
     }
 }
 

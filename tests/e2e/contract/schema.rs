@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 /// Fields that the contract's source declares as pointers, which it sends as `null` where there is
 /// nothing to say; the document has no word for that.
-const NULLABLE: [&str; 23] = [
+const NULLABLE: [&str; 24] = [
     "autostart_schedule",
     "disconnected_at",
     "most_recently_seen",
@@ -28,6 +28,7 @@ const NULLABLE: [&str; 23] = [
     "started_at",
     "template_version_preset_id",
     "ttl_ms",
+    "worker_id",
 ];
 
 /// Values that are ours beside the contract's, by field: additive, as 50-access allows.

@@ -109,9 +109,8 @@ impl Session {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        if tokio::time::timeout(LAST_WORDS, none).await.is_err() {
-            panic!("processes are left: {:#?}", processes_of(self.dir.path()));
-        }
+        let ended = tokio::time::timeout(LAST_WORDS, none).await.is_ok();
+        assert!(ended, "processes are left: {:#?}", processes_of(self.dir.path()));
     }
 
     /// The permissions of a file in our folder.
