@@ -1,36 +1,52 @@
 //! Passwords: argon2id, off the threads that serve requests.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
-use tokio::sync::Semaphore;
+use tokio::sync::{mpsc, oneshot};
 
 /// Fewest characters of a password.
 pub(crate) const SHORTEST: usize = 8;
 /// Most characters of a password: hashing takes time with each.
 pub(crate) const LONGEST: usize = 128;
+/// Hashes handed over that no thread has begun. More callers than these wait for their turn.
+const QUEUE: usize = 16;
 
-/// Hashes passwords, a few at once.
+/// One hash to compute.
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Hashes passwords on threads of its own. The runtime's blocking threads would do it as well, but
+/// the allocator keeps what a thread has used: each of dozens would come to hold the 19 MiB of one
+/// hash for good.
 #[derive(Clone)]
 pub(crate) struct Passwords {
-    slots: Arc<Semaphore>,
+    jobs: mpsc::Sender<Job>,
     /// What the password of a user who does not exist is compared with, so that both take as long.
     nobody: Arc<str>,
 }
 
 impl Passwords {
-    pub(crate) fn new(slots: usize) -> anyhow::Result<Self> {
+    /// Starts as many threads as hashes may be computed at once. They end with the last clone.
+    pub(crate) fn new(threads: usize) -> anyhow::Result<Self> {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..threads.max(1) {
+            let queue = Arc::clone(&queue);
+            std::thread::Builder::new()
+                .name("password".to_owned())
+                .spawn(move || serve(&queue))
+                .context("start a thread for passwords")?;
+        }
         let nobody = hash(b"no user has this password").context("hash a password")?;
-        Ok(Self { slots: Arc::new(Semaphore::new(slots.max(1))), nobody: nobody.into() })
+        Ok(Self { jobs, nobody: nobody.into() })
     }
 
     /// Hashes a new password to a PHC string.
     pub(crate) async fn hash(&self, password: String) -> anyhow::Result<String> {
-        let _slot = self.slots.acquire().await?;
-        tokio::task::spawn_blocking(move || hash(password.as_bytes())).await?
+        self.run(move || hash(password.as_bytes())).await?
     }
 
     /// Whether the password is the one. Takes the same time without a `hash`, and is never right then.
@@ -39,16 +55,39 @@ impl Passwords {
         password: String,
         hash: Option<String>,
     ) -> anyhow::Result<bool> {
-        let _slot = self.slots.acquire().await?;
         let exists = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.nobody.to_string());
-        let same = tokio::task::spawn_blocking(move || {
-            let hash = PasswordHash::new(&hash).ok()?;
-            Some(Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
-        })
-        .await?
-        .context("the stored password hash is no PHC string")?;
+        let same = self
+            .run(move || {
+                let hash = PasswordHash::new(&hash).ok()?;
+                Some(Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
+            })
+            .await?
+            .context("the stored password hash is no PHC string")?;
         Ok(exists && same)
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let (answer, result) = oneshot::channel();
+        // Whoever asked may have gone: then nobody takes the answer.
+        let job = Box::new(move || drop(answer.send(work())));
+        self.jobs.send(job).await.ok().context("the threads for passwords are gone")?;
+        result.await.context("the thread that computed the hash is gone")
+    }
+}
+
+/// Computes one hash after the other until nobody can ask any more.
+fn serve(queue: &Mutex<mpsc::Receiver<Job>>) {
+    loop {
+        // One thread at a time waits; it lets go of the lock before it computes.
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+        match job {
+            Some(job) => job(),
+            None => return,
+        }
     }
 }
 
@@ -104,5 +143,20 @@ mod tests {
         assert!(verify("correct horse battery", Some(hash.clone())).await.unwrap());
         assert!(!verify("wrong horse battery", Some(hash)).await.unwrap());
         assert!(!verify("no user has this password", None).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn more_callers_than_threads_and_places_are_all_answered() {
+        let passwords = Passwords::new(2).unwrap();
+        let hash = passwords.hash("correct horse battery".into()).await.unwrap();
+        let callers = (0..QUEUE + 4).map(|_| {
+            let (passwords, hash) = (passwords.clone(), hash.clone());
+            tokio::spawn(async move {
+                passwords.verify("correct horse battery".into(), Some(hash)).await.unwrap()
+            })
+        });
+        for caller in callers.collect::<Vec<_>>() {
+            assert!(caller.await.unwrap());
+        }
     }
 }
