@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Everything from the first start to `down --purge`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn up_fills_pools_hands_them_out_and_leaves_nothing_behind() {
-    let session = Session::new();
+    let session = Session::new().await;
     let mut up = session.up();
     up.says("pools are full", FIRST_POOLS).await;
     let pools = session.json(&["pools"]).await;

@@ -1,13 +1,16 @@
 //! One Postgres and one nats-server for all tests of a process.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use berth_devstack::{
     LineSink, Nats, NatsOptions, Output, Postgres, PostgresOptions, Source, Toolbox, Tools,
 };
+use tempfile::TempDir;
 
 use crate::database;
 use crate::scratch::Slot;
@@ -21,6 +24,7 @@ pub struct Servers {
     pub nats_url: String,
     /// Database addresses without the database's name, which is to be appended.
     postgres_url: String,
+    scratch: PathBuf,
 }
 
 impl Servers {
@@ -28,6 +32,16 @@ impl Servers {
     #[must_use]
     pub fn database_url(&self, name: &str) -> String {
         format!("{}{name}", self.postgres_url)
+    }
+
+    /// A folder for one test, which every user may enter. It is removed with the value or, after a
+    /// crash, when the next test process starts.
+    #[must_use]
+    pub fn folder(&self) -> TempDir {
+        let made = tempfile::Builder::new()
+            .permissions(Permissions::from_mode(0o755))
+            .tempdir_in(&self.scratch);
+        made.unwrap_or_else(|error| panic!("cannot use {}: {error}", self.scratch.display()))
     }
 }
 
@@ -79,7 +93,11 @@ async fn start(dir: &Path) -> (Servers, Postgres, Nats) {
     let nats = nats_at(&tools, &store);
     let (postgres, nats) = tokio::join!(Postgres::start(&tools, options), nats);
     let postgres = postgres.unwrap_or_else(|error| panic!("Postgres: {}", chain(&error)));
+    let scratch = dir.join("scratch");
+    let _ = std::fs::remove_dir_all(&scratch);
+    std::fs::create_dir_all(&scratch).expect("our own folder");
     let servers = Servers {
+        scratch,
         nats_url: nats.url(),
         postgres_url: postgres.url("").trim_end_matches('/').to_owned() + "/",
         tools,

@@ -100,8 +100,8 @@ impl Builder {
     /// Starts everything, makes the first user, and returns when all are ready.
     pub async fn start(self) -> TestStack {
         let turn = TURNS.acquire().await.expect("the semaphore is never closed");
-        let dir = tempfile::Builder::new().prefix("berth-e2e-").tempdir().expect("a folder");
         let servers = servers().await;
+        let dir = servers.folder();
         let nats = if self.own_nats {
             Some(nats_at(&servers.tools, &dir.path().join("nats")).await)
         } else {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use berth_devstack::{CommandSpec, Output, Source, StopSignal, Supervised};
-use berth_testkit::{SOON, processes_of, wait_until};
+use berth_testkit::{SOON, processes_of, servers, wait_until};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -27,11 +27,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("berth-up-").tempdir().expect("a folder");
-        // Postgres runs as another user where we are root.
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))
-            .expect("our own folder");
+    pub(super) async fn new() -> Self {
+        let dir = servers().await.folder();
         let port = berth_devstack::free_port().expect("a free port").to_string();
         Self { data_dir: dir.path().join("data"), dir, port }
     }
