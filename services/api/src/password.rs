@@ -3,9 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
-use argon2::Argon2;
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use tokio::sync::{mpsc, oneshot};
 
 /// Fewest characters of a password.
@@ -16,11 +15,11 @@ pub(crate) const LONGEST: usize = 128;
 const QUEUE: usize = 16;
 
 /// One hash to compute.
-type Job = Box<dyn FnOnce() + Send>;
+type Job = Box<dyn FnOnce(&mut Hasher) + Send>;
 
-/// Hashes passwords on threads of its own. The runtime's blocking threads would do it as well, but
-/// the allocator keeps what a thread has used: each of dozens would come to hold the 19 MiB of one
-/// hash for good.
+/// Hashes passwords on threads of its own, each of which keeps the 19 MiB that a hash takes. Memory
+/// taken anew for each hash is not given back: allocators keep it, in as many pieces as there were
+/// threads.
 #[derive(Clone)]
 pub(crate) struct Passwords {
     jobs: mpsc::Sender<Job>,
@@ -40,13 +39,13 @@ impl Passwords {
                 .spawn(move || serve(&queue))
                 .context("start a thread for passwords")?;
         }
-        let nobody = hash(b"no user has this password").context("hash a password")?;
+        let nobody = Hasher::default().hash(b"no user has this password")?;
         Ok(Self { jobs, nobody: nobody.into() })
     }
 
     /// Hashes a new password to a PHC string.
     pub(crate) async fn hash(&self, password: String) -> anyhow::Result<String> {
-        self.run(move || hash(password.as_bytes())).await?
+        self.run(move |hasher| hasher.hash(password.as_bytes())).await?
     }
 
     /// Whether the password is the one. Takes the same time without a `hash`, and is never right then.
@@ -58,22 +57,19 @@ impl Passwords {
         let exists = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.nobody.to_string());
         let same = self
-            .run(move || {
-                let hash = PasswordHash::new(&hash).ok()?;
-                Some(Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
-            })
+            .run(move |hasher| hasher.verify(password.as_bytes(), &hash))
             .await?
-            .context("the stored password hash is no PHC string")?;
+            .context("check a password against its stored hash")?;
         Ok(exists && same)
     }
 
     async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> T + Send + 'static,
+        work: impl FnOnce(&mut Hasher) -> T + Send + 'static,
     ) -> anyhow::Result<T> {
         let (answer, result) = oneshot::channel();
         // Whoever asked may have gone: then nobody takes the answer.
-        let job = Box::new(move || drop(answer.send(work())));
+        let job = Box::new(move |hasher: &mut Hasher| drop(answer.send(work(hasher))));
         self.jobs.send(job).await.ok().context("the threads for passwords are gone")?;
         result.await.context("the thread that computed the hash is gone")
     }
@@ -81,21 +77,75 @@ impl Passwords {
 
 /// Computes one hash after the other until nobody can ask any more.
 fn serve(queue: &Mutex<mpsc::Receiver<Job>>) {
+    let mut hasher = Hasher::default();
     loop {
         // One thread at a time waits; it lets go of the lock before it computes.
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
         match job {
-            Some(job) => job(),
+            Some(job) => job(&mut hasher),
             None => return,
         }
     }
 }
 
-fn hash(password: &[u8]) -> anyhow::Result<String> {
-    Argon2::default()
-        .hash_password(password)
-        .map(|hash| hash.to_string())
-        .map_err(|error| anyhow::anyhow!("argon2: {error}"))
+/// Computes hashes in memory that it keeps.
+#[derive(Default)]
+struct Hasher {
+    memory: Vec<Block>,
+}
+
+impl Hasher {
+    /// A PHC string with a salt of its own.
+    fn hash(&mut self, password: &[u8]) -> anyhow::Result<String> {
+        let argon2 = Argon2::default();
+        let salt: [u8; Salt::RECOMMENDED_LENGTH] = rand::random();
+        let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
+        self.compute(&argon2, password, &salt, &mut output)?;
+        let hash = PasswordHash {
+            algorithm: Algorithm::default().ident(),
+            version: Some(Version::default().into()),
+            params: ParamsString::try_from(argon2.params()).map_err(text)?,
+            salt: Some(Salt::new(&salt).map_err(text)?),
+            hash: Some(Output::new(&output).map_err(text)?),
+        };
+        Ok(hash.to_string())
+    }
+
+    /// Whether `stored`, a PHC string, is the password's.
+    fn verify(&mut self, password: &[u8], stored: &str) -> anyhow::Result<bool> {
+        let stored = PasswordHash::new(stored).map_err(text)?;
+        let algorithm = Algorithm::try_from(stored.algorithm.as_str()).map_err(text)?;
+        let version = stored.version.map(Version::try_from).transpose().map_err(text)?;
+        let params = Params::try_from(&stored).map_err(text)?;
+        let (Some(salt), Some(expected)) = (&stored.salt, &stored.hash) else {
+            anyhow::bail!("it has no salt or no hash");
+        };
+        let argon2 = Argon2::new(algorithm, version.unwrap_or_default(), params);
+        let mut output = vec![0; expected.len()];
+        self.compute(&argon2, password, salt, &mut output)?;
+        // `Output` compares in the same time wherever the difference is.
+        Ok(Output::new(&output).map_err(text)? == *expected)
+    }
+
+    fn compute(
+        &mut self,
+        argon2: &Argon2<'_>,
+        password: &[u8],
+        salt: &[u8],
+        output: &mut [u8],
+    ) -> anyhow::Result<()> {
+        let blocks = argon2.params().block_count();
+        if self.memory.len() < blocks {
+            self.memory.resize(blocks, Block::default());
+        }
+        let memory = &mut self.memory[..blocks];
+        argon2.hash_password_into_with_memory(password, salt, output, memory).map_err(text)
+    }
+}
+
+/// These errors name a rule that was broken and hold nothing of a password.
+fn text(error: impl std::fmt::Display) -> anyhow::Error {
+    anyhow::anyhow!("argon2: {error}")
 }
 
 /// Why a new password is refused, in words for its user.
@@ -143,6 +193,23 @@ mod tests {
         assert!(verify("correct horse battery", Some(hash.clone())).await.unwrap());
         assert!(!verify("wrong horse battery", Some(hash)).await.unwrap());
         assert!(!verify("no user has this password", None).await.unwrap());
+    }
+
+    /// Hashes of an earlier version, or that another program made.
+    #[test]
+    fn hashes_are_read_with_the_parameters_they_were_made_with() {
+        use argon2::{PasswordHasher as _, PasswordVerifier as _};
+        let params = Params::new(64, 1, 1, Some(16)).unwrap();
+        let other = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        let theirs = other.hash_password(b"correct horse battery").unwrap().to_string();
+        let mut hasher = Hasher::default();
+        assert!(hasher.verify(b"correct horse battery", &theirs).unwrap());
+        assert!(!hasher.verify(b"wrong horse battery", &theirs).unwrap());
+        let ours = hasher.hash(b"correct horse battery").unwrap();
+        assert!(ours.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{ours}");
+        assert_ne!(ours, hasher.hash(b"correct horse battery").unwrap(), "the salt is new");
+        assert!(Argon2::default().verify_password(b"correct horse battery", ours.as_str()).is_ok());
+        assert!(hasher.verify(b"correct horse battery", "plain text").is_err());
     }
 
     #[tokio::test]
