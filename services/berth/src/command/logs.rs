@@ -1,5 +1,7 @@
 //! `berth logs`, and following a job for the commands that wait for one.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use clap::Args;
 use futures_util::StreamExt;
@@ -9,6 +11,9 @@ use crate::cli::Global;
 use crate::client::{Client, number, text};
 use crate::command::workspace;
 use crate::output::{Output, print_line};
+
+/// How long to wait before a stream that ended too early is asked for again.
+const RETRY: Duration = Duration::from_millis(300);
 
 #[derive(Args)]
 pub(crate) struct LogsArgs {
@@ -29,61 +34,77 @@ pub(crate) async fn logs(global: &Global, output: Output, args: LogsArgs) -> any
     let client = Client::from_session(global)?;
     let found = workspace::get(&client, &args.workspace).await?;
     if !args.agent {
-        let path = format!("/workspacebuilds/{}/logs", text(&found, "latest_build.id"));
-        print_lines(&client, output, &path, args.follow).await?;
+        let build = format!("/workspacebuilds/{}", text(&found, "latest_build.id"));
+        let print = |line: &Value| print_log_line(output, line);
+        if args.follow {
+            follow(&client, &build, job_has_ended, print).await?;
+        } else {
+            stored(&client, &build, print).await?;
+        }
     }
     if args.build {
         return Ok(());
     }
     // The build may have ended just now: its agents are known from then on.
     let found = workspace::get(&client, &args.workspace).await?;
-    let agents: Vec<Value> = workspace::agents(&found).cloned().collect();
+    let agents: Vec<String> = workspace::agents(&found)
+        .map(|agent| format!("/workspaceagents/{}", text(agent, "id")))
+        .collect();
     let all = agents.iter().map(|agent| async {
-        let path = format!("/workspaceagents/{}/logs", text(agent, "id"));
-        print_lines(&client, output, &path, args.follow).await
+        let print = |line: &Value| print_log_line(output, line);
+        if args.follow {
+            follow(&client, agent, agent_has_ended, print).await.map(drop)
+        } else {
+            stored(&client, agent, print).await
+        }
     });
     futures_util::future::try_join_all(all).await.map(drop)
 }
 
-/// Prints stored lines and, when asked, goes on with those that follow, without a gap.
-async fn print_lines(
-    client: &Client,
-    output: Output,
-    path: &str,
-    follow: bool,
-) -> anyhow::Result<()> {
-    let mut after = 0;
-    let stored = client.get(path).await?;
-    for line in stored.as_array().into_iter().flatten() {
-        after = number(line, "id");
-        print_log_line(output, line);
-    }
-    if !follow {
-        return Ok(());
-    }
-    loop {
-        let followed = format!("{path}?follow=true&after={after}");
-        let mut lines = client.events(&followed, None).await?;
-        while let Some(event) = lines.next().await {
-            // A broken stream is taken up again after the last line that was printed.
-            let Ok(event) = event else { break };
-            match event.name.as_str() {
-                "end" => return Ok(()),
-                "ping" => {}
-                _ => after = print_event(output, &event.data, after)?,
-            }
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-    }
+fn job_has_ended(build: &Value) -> bool {
+    matches!(text(build, "job.status"), "succeeded" | "failed" | "canceled")
 }
 
-fn print_event(output: Output, data: &str, after: i64) -> anyhow::Result<i64> {
-    let data: Value = serde_json::from_str(data).context("a log line is not JSON")?;
-    let lines = data.as_array().cloned().unwrap_or_else(|| vec![data]);
-    for line in &lines {
-        print_log_line(output, line);
+fn agent_has_ended(agent: &Value) -> bool {
+    text(agent, "lifecycle_state") == "off"
+}
+
+async fn stored(client: &Client, of: &str, print: impl Fn(&Value)) -> anyhow::Result<()> {
+    let lines = client.get(&format!("{of}/logs")).await?;
+    lines.as_array().into_iter().flatten().for_each(print);
+    Ok(())
+}
+
+/// Tells every log line of the thing at `of`, those that are stored and those that follow, without
+/// a gap, until `has_ended` says so of it. Answers with the thing as it is then.
+async fn follow(
+    client: &Client,
+    of: &str,
+    has_ended: impl Fn(&Value) -> bool,
+    mut tell: impl FnMut(&Value),
+) -> anyhow::Result<Value> {
+    let mut after = 0;
+    loop {
+        let path = format!("{of}/logs?follow=true&after={after}");
+        let mut lines = client.events(&path, None).await?;
+        // A broken stream is taken up again after the last line that was told.
+        while let Some(Ok(event)) = lines.next().await {
+            if event.name != "data" {
+                continue;
+            }
+            let data: Value =
+                serde_json::from_str(&event.data).context("a log line is not JSON")?;
+            for line in data.as_array().unwrap_or(&vec![data.clone()]) {
+                after = after.max(number(line, "id"));
+                tell(line);
+            }
+        }
+        let thing = client.get(of).await?;
+        if has_ended(&thing) {
+            return Ok(thing);
+        }
+        tokio::time::sleep(RETRY).await;
     }
-    Ok(lines.last().map_or(after, |it| number(it, "id").max(after)))
 }
 
 fn print_log_line(output: Output, line: &Value) {
@@ -96,33 +117,22 @@ fn print_log_line(output: Output, line: &Value) {
     }
 }
 
-/// Waits for the job at `job` inside the document at `path`, telling stage by stage how it goes.
-/// Answers with the document as it is when the job has ended.
+/// Waits for the job of the build or version at `path`, telling stage by stage how it goes. Answers
+/// with the build or version as it is when the job has ended.
 pub(crate) async fn follow_job(
     client: &Client,
     output: Output,
     path: &str,
-    job: &str,
 ) -> anyhow::Result<Value> {
-    let mut after = 0;
     let mut stage = String::new();
-    loop {
-        let document = client.get(path).await?;
-        let lines = client.get(&format!("{path}/logs?after={after}")).await?;
-        for line in lines.as_array().into_iter().flatten() {
-            after = number(line, "id");
-            if text(line, "stage") != stage && !text(line, "stage").is_empty() {
-                text(line, "stage").clone_into(&mut stage);
-                output.progress(&format!("  {stage}"));
-            }
-            if text(line, "log_level") == "error" {
-                output.progress(&format!("    {}", text(line, "output")));
-            }
+    follow(client, path, job_has_ended, |line| {
+        if text(line, "stage") != stage && !text(line, "stage").is_empty() {
+            text(line, "stage").clone_into(&mut stage);
+            output.progress(&format!("  {stage}"));
         }
-        if matches!(text(&document, &format!("{job}.status")), "succeeded" | "failed" | "canceled")
-        {
-            return Ok(document);
+        if text(line, "log_level") == "error" {
+            output.progress(&format!("    {}", text(line, "output")));
         }
-        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
-    }
+    })
+    .await
 }

@@ -88,7 +88,7 @@ pub(crate) async fn push(
     }
     let version = client.post("/organizations/default/templateversions", &body).await?;
     let version_path = format!("/templateversions/{}", text(&version, "id"));
-    logs::follow_job(client, output, &version_path, "job").await?;
+    logs::follow_job(client, output, &version_path).await?;
     let version = client.get(&version_path).await?;
     if text(&version, "job.status") != "succeeded" {
         bail!(

@@ -121,8 +121,7 @@ async fn wait(
     workspace: &Value,
     build: &str,
 ) -> anyhow::Result<Value> {
-    let ended =
-        logs::follow_job(client, output, &format!("/workspacebuilds/{build}"), "job").await?;
+    let ended = logs::follow_job(client, output, &format!("/workspacebuilds/{build}")).await?;
     let status = text(&ended, "job.status");
     let name = text(workspace, "name");
     if status != "succeeded" {
@@ -148,7 +147,7 @@ async fn wait(
                 ));
                 return Ok(workspace);
             }
-            Some(_) => tokio::time::sleep(Duration::from_millis(150)).await,
+            Some(_) => tokio::time::sleep(Duration::from_millis(500)).await,
         }
     }
 }

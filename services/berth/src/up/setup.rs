@@ -121,7 +121,7 @@ pub(super) async fn pools(client: &Client, output: Output) -> anyhow::Result<()>
         if !pools.is_empty() && pools.iter().all(full) {
             return Ok(());
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 
