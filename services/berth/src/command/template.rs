@@ -27,6 +27,7 @@ pub(crate) enum TemplateCommand {
         /// Name of the template
         template: String,
         /// Name of the version
+        #[arg(id = "template_version", value_name = "VERSION")]
         version: String,
     },
 }
