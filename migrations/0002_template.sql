@@ -156,8 +156,6 @@ create table prebuild_pools (
     -- NULL until the version belongs to a template.
     template_id uuid,
     organization_id uuid not null,
-    -- Set, in the transaction that changes anything the plan reads, to the time of the change.
-    dirty_at timestamptz,
     -- When time alone could change the plan.
     due_at timestamptz,
     prebuild_status text not null default 'healthy',
@@ -177,7 +175,6 @@ create table prebuild_pools (
     constraint prebuild_pools_preset_id_fkey foreign key (preset_id) references template_version_presets (id) on delete cascade,
     constraint prebuild_pools_status_check check (prebuild_status in ('healthy', 'hard_limited', 'validation_failed'))
 );
-create index prebuild_pools_dirty_idx on prebuild_pools (dirty_at) where dirty_at is not null;
 create index prebuild_pools_due_idx on prebuild_pools (due_at) where due_at is not null;
 create index prebuild_pools_template_idx on prebuild_pools (template_id, template_version_id);
 create index prebuild_pools_organization_idx on prebuild_pools (organization_id);

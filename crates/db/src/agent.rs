@@ -241,7 +241,7 @@ pub async fn mark_pool_ready(
               and not exists (
                   select from workspace_agents a
                   where a.build_id = w.latest_build_id and a.parent_id is null and not a.retired
-                    and a.lifecycle_state <> 'ready'
+                    and (a.lifecycle_state <> 'ready' or a.disconnected_at is not null)
               )
             returning w.revision, w.pool_preset_id
         ), pool as (

@@ -217,6 +217,8 @@ pub struct Claimed {
     pub build: QueuedBuild,
     /// When the prebuild was made.
     pub prebuild_created_at: Timestamp,
+    /// W3C trace context of whoever ordered the prebuild.
+    pub prebuild_trace: Value,
 }
 
 /// Hands one claimable prebuild of the preset to its new owner, in one statement: the workspace
@@ -292,7 +294,12 @@ pub async fn take(
             returning preset_id
         )
         select w.id, w.organization_id, w.template_id, w.revision, w.latest_build_number,
-               w.created_at, v.provisioner, exists (select from marked) as "marked!"
+               w.created_at, v.provisioner, exists (select from marked) as "marked!",
+               (
+                   select j.trace_metadata
+                   from workspace_builds b join provisioner_jobs j on j.id = b.job_id
+                   where b.workspace_id = w.id and b.build_number = 1
+               ) as prebuild_trace
         from workspace w, version v"#,
         preset.0,
         at(new.now),
@@ -328,6 +335,7 @@ pub async fn take(
                 provisioner: row.provisioner.parse()?,
             },
             prebuild_created_at: row.created_at.to_jiff(),
+            prebuild_trace: row.prebuild_trace.unwrap_or_default(),
         })
     })
     .transpose()

@@ -185,11 +185,12 @@ pub async fn mark_pools_dirty(
 ) -> Result<Vec<PresetId>, DbError> {
     let rows = sqlx::query_scalar!(
         "
-        update prebuild_pools p set dirty_at = $2
-        from templates t
-        where p.organization_id = $1 and t.id = p.template_id and not t.deleted
+        insert into prebuild_pool_marks (preset_id, created_at)
+        select p.preset_id, $2
+        from prebuild_pools p join templates t on t.id = p.template_id
+        where p.organization_id = $1 and not t.deleted
           and t.active_version_id = p.template_version_id
-        returning p.preset_id",
+        returning preset_id",
         organization.0,
         at(now)
     )

@@ -140,11 +140,15 @@ pub async fn insert_presets(
             insert into template_version_preset_schedules (preset_id, position, cron, desired_instances)
             select p.id, s.place::int, s.schedule ->> 'cron', (s.schedule ->> 'instances')::int
             from preset p, jsonb_array_elements(p.schedules) with ordinality as s (schedule, place)
+        ), pools as (
+            insert into prebuild_pools (preset_id, template_version_id, template_id, organization_id)
+            select p.id, v.id, v.template_id, v.organization_id
+            from preset p, template_versions v
+            where v.id = $1 and p.desired_instances is not null
+            returning preset_id
         )
-        insert into prebuild_pools (preset_id, template_version_id, template_id, organization_id, dirty_at)
-        select p.id, v.id, v.template_id, v.organization_id, $3
-        from preset p, template_versions v
-        where v.id = $1 and p.desired_instances is not null
+        insert into prebuild_pool_marks (preset_id, created_at)
+        select preset_id, $3 from pools
         returning preset_id",
         version.0,
         Value::Array(rows),

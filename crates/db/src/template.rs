@@ -321,8 +321,12 @@ pub async fn adopt_version(
         "
         with version as (
             update template_versions set template_id = $1, updated_at = $3 where id = $2
+        ), pools as (
+            update prebuild_pools set template_id = $1 where template_version_id = $2
+            returning preset_id
         )
-        update prebuild_pools set template_id = $1, dirty_at = $3 where template_version_id = $2",
+        insert into prebuild_pool_marks (preset_id, created_at)
+        select preset_id, $3 from pools",
         id.0,
         version.0,
         at(now)
@@ -454,8 +458,13 @@ pub async fn invalidate(
 ) -> Result<Vec<berth_domain::id::PresetId>, DbError> {
     let rows = sqlx::query_scalar!(
         "
-        update prebuild_pools set last_invalidated_at = $3, dirty_at = $3
-        where template_id = $1 and ($2::uuid is null or preset_id = $2)
+        with pools as (
+            update prebuild_pools set last_invalidated_at = $3
+            where template_id = $1 and ($2::uuid is null or preset_id = $2)
+            returning preset_id
+        )
+        insert into prebuild_pool_marks (preset_id, created_at)
+        select preset_id, $3 from pools
         returning preset_id",
         id.0,
         preset,

@@ -145,3 +145,38 @@ async fn an_agent_heard_of_lately_is_left_alone() {
     let state = "select pool_state from workspaces where name = 'prebuild'";
     assert_eq!(database.value(state).await, "ready");
 }
+
+/// The agent was ready all along, so no new report will come: hearing of it again is enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_agent_that_is_heard_again_makes_its_prebuild_claimable() {
+    let database = TestDatabase::create().await;
+    given_workspaces(&database, "181 seconds").await;
+    database
+        .rows(
+            "
+            insert into workspace_builds (id, workspace_id, template_version_id, build_number, transition,
+                                          initiator_id, job_id, created_at, updated_at)
+                select gen_random_uuid(), w.id, v.id, 1, 'start', w.owner_id, v.job_id, now(), now()
+                from workspaces w, template_versions v where w.name = 'prebuild';
+            update workspaces w set latest_build_id = b.id, latest_build_number = 1
+                from workspace_builds b where b.workspace_id = w.id;
+            update workspace_agents a set build_id = b.id, lifecycle_state = 'ready'
+                from workspace_builds b where b.workspace_id = a.workspace_id;",
+        )
+        .await;
+    look(&database).await;
+    let db = berth_db::connect(&database.url, 2, "test").unwrap();
+    let found = database
+        .rows("select w.id, a.id from workspaces w join workspace_agents a on a.build_id = w.latest_build_id")
+        .await;
+    let (workspace, agent) = (found[0][0].parse().unwrap(), found[0][1].parse().unwrap());
+
+    let while_lost = berth_db::agent::mark_pool_ready(&db, workspace, now()).await.unwrap();
+    assert!(while_lost.is_none(), "a lost agent is no ready one");
+    berth_db::agent::mark_connected(&db, agent, now()).await.unwrap();
+    let moved = berth_db::agent::mark_pool_ready(&db, workspace, now()).await.unwrap();
+
+    assert!(moved.is_some());
+    let state = "select pool_state from workspaces where name = 'prebuild'";
+    assert_eq!(database.value(state).await, "ready");
+}

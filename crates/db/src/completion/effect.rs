@@ -110,7 +110,9 @@ pub async fn mark_workspaces(
 }
 
 /// Counts the ends of prebuild builds in their pools and marks the pools to be looked at. Only a
-/// failure that the template caused counts against a pool.
+/// failure that the template caused counts against a pool. A success counts for it once the
+/// prebuild is ready: with agents, that is when they say so, or a template whose agents never start
+/// would never open the breaker.
 #[tracing::instrument(name = "db.completion.mark_pools", skip_all, fields(jobs = jobs.len()), err)]
 pub async fn mark_pools(
     db: impl Executor<'_>,
@@ -123,6 +125,7 @@ pub async fn mark_pools(
         with ended as (
             select w.pool_preset_id as preset_id,
                    count(*) filter (where b.transition = 'start' and j.status = 'succeeded') as made,
+                   count(*) filter (where w.pool_state = 'ready') as ready,
                    count(*) filter (where b.transition = 'start' and j.status = 'failed') as failed,
                    count(*) filter (
                        where b.transition = 'start' and j.status = 'failed' and j.error_code = 'template'
@@ -132,14 +135,16 @@ pub async fn mark_pools(
             join workspaces w on w.id = b.workspace_id
             where j.id = any($1) and w.pool_preset_id is not null
             group by w.pool_preset_id
+        ), marked as (
+            insert into prebuild_pool_marks (preset_id, created_at)
+            select preset_id, $2 from ended
         )
         update prebuild_pools p
         set created_total = p.created_total + e.made,
             failed_total = p.failed_total + e.failed,
             consecutive_failures =
-                case when e.made > 0 then 0 else p.consecutive_failures + e.own::int end,
-            last_failure_at = case when e.own > 0 then $2 else p.last_failure_at end,
-            dirty_at = $2
+                case when e.ready > 0 then 0 else p.consecutive_failures + e.own::int end,
+            last_failure_at = case when e.own > 0 then $2 else p.last_failure_at end
         from ended e where p.preset_id = e.preset_id"#,
         &jobs,
         at(now)

@@ -55,8 +55,16 @@ async fn heard(app: &App, agent: &AgentIdentity) -> Result<(), ApiError> {
         return Ok(());
     }
     let mut work = app.begin().await?;
+    agent::lock_workspace(work.conn(), agent.workspace_id).await?;
     agent::mark_connected(work.conn(), agent.id, now).await?;
-    let revision = workspace::bump(work.conn(), agent.workspace_id).await?;
+    // A prebuild left the claimable ones when its agent was lost; ready as it was, it comes back.
+    let revision = match agent::mark_pool_ready(work.conn(), agent.workspace_id, now).await? {
+        Some(moved) => {
+            work.emit(Wake::pool(moved.preset_id));
+            Some(moved.revision)
+        }
+        None => workspace::bump(work.conn(), agent.workspace_id).await?,
+    };
     work.emit(changed(agent, WorkspaceVerb::AgentConnected, revision.unwrap_or_default()));
     Ok(work.commit().await?)
 }

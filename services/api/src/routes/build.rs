@@ -131,7 +131,7 @@ async fn create(
     };
     workspace_change::audit(&mut work, &caller, &origin, line).await?;
     work.commit().await?;
-    Ok((StatusCode::CREATED, Json(workspace_view::build(&app, queued.build_id).await?)))
+    Ok((StatusCode::OK, Json(workspace_view::build(&app, queued.build_id).await?)))
 }
 
 /// Decides what the build is: version, preset, parameters, urgency.

@@ -146,7 +146,7 @@ async fn answer(
     if let Some(key) = &key
         && let Some(id) = key.earlier(app, caller).await?
     {
-        return Ok((StatusCode::CREATED, Json(workspace_view::workspace(app, id).await?)));
+        return Ok((StatusCode::OK, Json(workspace_view::workspace(app, id).await?)));
     }
     let made = make(app, caller, origin, &request, key.as_ref()).await;
     let (id, told) = match (made, &key) {
@@ -160,10 +160,15 @@ async fn answer(
     };
     let mut view = workspace_view::workspace(app, id).await?;
     view["prebuild_claim"] = told;
-    Ok((StatusCode::CREATED, Json(view)))
+    Ok((StatusCode::OK, Json(view)))
 }
 
 /// Checks everything, then writes everything in one transaction.
+#[tracing::instrument(
+    name = "http.workspace.create",
+    skip_all,
+    fields(workspace.id = tracing::field::Empty, outcome = tracing::field::Empty)
+)]
 async fn make(
     app: &App,
     caller: &Caller,
@@ -219,6 +224,9 @@ async fn make(
     };
     workspace_change::audit(&mut work, caller, origin, line).await?;
     work.commit().await?;
+    tracing::Span::current()
+        .record("workspace.id", tracing::field::display(attempt.workspace_id))
+        .record("outcome", tracing::field::display(attempt.outcome));
     tracing::info!(
         workspace.id = %attempt.workspace_id,
         outcome = %attempt.outcome,
@@ -429,6 +437,9 @@ impl Order<'_> {
         let taken = claim::take(work.conn(), pool, self.workspace, &new).await?;
         let Some(taken) = taken else { return Ok(None) };
         new.workspace_id = taken.workspace_id;
+        // So that one can walk from a claim to the pass that ordered the prebuild, and to its build.
+        let ordered = taken.prebuild_trace.as_object().into_iter().flatten();
+        berth_bus::trace::link(ordered.filter_map(|(k, v)| Some((k.as_str(), v.as_str()?))));
         builder::announce(work, &new, &taken.build);
         work.emit(Event::Workspace(WorkspaceChanged {
             organization_id: taken.build.organization_id,
