@@ -12,6 +12,7 @@ mod preset;
 mod race;
 mod reinit;
 mod template;
+mod trace;
 
 /// The binary under test.
 const BERTH: &str = env!("CARGO_BIN_EXE_berth");

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use opentelemetry::Context;
 use opentelemetry::propagation::{Extractor, Injector};
 use opentelemetry::trace::TraceContextExt;
 use tracing::Span;
@@ -11,7 +12,10 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 #[must_use]
 pub fn inject() -> BTreeMap<String, String> {
     let mut headers = Headers::default();
-    let context = Span::current().context();
+    let span = Span::current().context();
+    // A span that is only logged (its level is too low for the collector) has no context; the one
+    // around it has.
+    let context = if span.span().span_context().is_valid() { span } else { Context::current() };
     opentelemetry::global::get_text_map_propagator(|it| it.inject_context(&context, &mut headers));
     headers.0.into_iter().collect()
 }
@@ -19,8 +23,7 @@ pub fn inject() -> BTreeMap<String, String> {
 /// Links the current span to the context found in `headers`, if there is one. Consumers of queued
 /// work start a trace of their own, so that a pool's traces neither last for hours nor explode.
 pub fn link<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) {
-    let headers = Headers(headers.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect());
-    let context = opentelemetry::global::get_text_map_propagator(|it| it.extract(&headers));
+    let context = extract(headers);
     let producer = context.span().span_context().clone();
     if producer.is_valid() {
         Span::current().add_link(producer);
@@ -30,12 +33,19 @@ pub fn link<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) {
 /// Makes `span` a part of the trace found in `headers`, if there is one. Must be called before the
 /// span is entered.
 pub fn continue_from<'a>(span: &Span, headers: impl IntoIterator<Item = (&'a str, &'a str)>) {
-    let headers = Headers(headers.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect());
-    let context = opentelemetry::global::get_text_map_propagator(|it| it.extract(&headers));
+    let context = extract(headers);
     if context.span().span_context().is_valid() {
         // Fails only where no tracing layer is installed; there is nothing to continue then.
         let _ = span.set_parent(context);
     }
+}
+
+fn extract<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Context {
+    let headers = Headers(headers.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect());
+    // From nothing: where the headers carry no trace, the current span would be found instead.
+    opentelemetry::global::get_text_map_propagator(|it| {
+        it.extract_with_context(&Context::new(), &headers)
+    })
 }
 
 #[derive(Default)]

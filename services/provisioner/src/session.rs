@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_proto::v1;
 use jiff::Timestamp;
+use tracing::Instrument;
 
 use crate::client::Client;
 use crate::clock;
@@ -221,26 +222,31 @@ impl Session {
     ) -> Result<T, Failure> {
         self.reporter.enter(step, stage).await?;
         let started = clock::now();
-        let outcome = work.await;
+        let span = tracing::info_span!("job.step", otel.name = format!("job.{}", action(step)));
+        let outcome = work.instrument(span).await;
         self.timing(timing_of(step, started));
         outcome
     }
 }
 
-fn timing_of(step: v1::Step, started: Timestamp) -> v1::Timing {
-    let action = match step {
+/// The name of a step.
+fn action(step: v1::Step) -> &'static str {
+    match step {
         v1::Step::Init | v1::Step::Unspecified => "init",
         v1::Step::Plan => "plan",
         v1::Step::Apply => "apply",
         v1::Step::Graph => "graph",
-    };
+    }
+}
+
+fn timing_of(step: v1::Step, started: Timestamp) -> v1::Timing {
     v1::Timing {
         started_at_us: started.as_microsecond(),
         ended_at_us: clock::now().as_microsecond(),
         stage: step.into(),
         source: "berth".into(),
         resource: String::new(),
-        action: action.into(),
+        action: action(step).into(),
     }
 }
 

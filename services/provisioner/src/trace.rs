@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use opentelemetry::global;
 use opentelemetry::propagation::{Extractor, Injector};
 use opentelemetry::trace::TraceContextExt;
+use opentelemetry::{Context, global};
 use tonic::metadata::{AsciiMetadataKey, MetadataMap};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -19,7 +19,10 @@ pub(crate) fn inject(metadata: &mut MetadataMap) {
 
 /// Links `span` to whoever queued a job. A link, not a parent: a pool's trace would last for hours.
 pub(crate) fn link(span: &Span, carried: &HashMap<String, String>) {
-    let context = global::get_text_map_propagator(|propagator| propagator.extract(&Map(carried)));
+    // From nothing: where the job carries no trace, the current span would be found instead.
+    let context = global::get_text_map_propagator(|propagator| {
+        propagator.extract_with_context(&Context::new(), &Map(carried))
+    });
     let queued_by = context.span().span_context().clone();
     if queued_by.is_valid() {
         span.add_link(queued_by);
