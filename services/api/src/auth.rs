@@ -4,7 +4,9 @@ use axum::extract::FromRequestParts;
 use berth_db::agent::AgentIdentity;
 use berth_db::api_key::{self, ApiKey, NewKey};
 use berth_db::user::{self, User};
-use berth_domain::authz::{Action, Decision, Person, Resource, Scope, Subject, allowed};
+use berth_domain::authz::{
+    Action, Decision, Person, Resource, Scope, SiteRole, Subject, allowed, assignable_site_roles,
+};
 use berth_domain::id::{UserId, WorkspaceId};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, header};
@@ -126,6 +128,22 @@ impl Caller {
     pub(crate) fn may(&self, action: Action, resource: &Resource) -> bool {
         allowed(&self.subject, action, resource).is_allowed()
     }
+
+    /// Fails with 403 where `user` has a role that the caller may not give: whoever could take over
+    /// such an account would have the role himself.
+    pub(crate) fn authorize_over(&self, user: &User) -> Result<(), ApiError> {
+        if user.id == self.id() || reaches(&self.person().site_roles, &user.roles) {
+            Ok(())
+        } else {
+            Err(ApiError::Forbidden)
+        }
+    }
+}
+
+/// Whether somebody with the roles `own` may act on an account with the roles `theirs`.
+fn reaches(own: &[SiteRole], theirs: &[SiteRole]) -> bool {
+    let assignable = assignable_site_roles(own);
+    theirs.iter().all(|role| assignable.contains(role))
 }
 
 impl FromRequestParts<App> for Caller {
@@ -203,6 +221,18 @@ mod tests {
         assert_eq!(credential(&headers).as_deref(), Some("one"));
         headers.insert(HEADER, HeaderValue::from_static("two"));
         assert_eq!(credential(&headers).as_deref(), Some("two"));
+    }
+
+    #[test]
+    fn nobody_acts_on_an_account_with_roles_that_he_may_not_give() {
+        let (owner, admin) = ([SiteRole::Owner], [SiteRole::UserAdmin]);
+        assert!(reaches(&owner, &owner));
+        assert!(reaches(&owner, &[SiteRole::UserAdmin, SiteRole::Auditor]));
+        assert!(reaches(&admin, &[]));
+        for above in [SiteRole::Owner, SiteRole::UserAdmin, SiteRole::TemplateAdmin] {
+            assert!(!reaches(&admin, &[SiteRole::Member, above]), "{above}");
+        }
+        assert!(!reaches(&[], &owner));
     }
 
     #[test]

@@ -132,6 +132,10 @@ async fn owner(app: &App, caller: &Caller, user: &str, action: Action) -> Result
     if user.is_system || user.id == PREBUILDS_USER {
         return Err(ApiError::invalid("A system user cannot own sessions or tokens."));
     }
+    // Who makes a token of somebody can act as them.
+    if action == Action::Create {
+        caller.authorize_over(&user)?;
+    }
     Ok(user.id)
 }
 

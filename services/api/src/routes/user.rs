@@ -344,6 +344,7 @@ async fn set_password(
     Json(body): Json<SetPassword>,
 ) -> Result<StatusCode, ApiError> {
     let user = lookup::user_for(&app, &caller, &user, Action::UpdatePersonal).await?;
+    caller.authorize_over(&user)?;
     if user.login_type != "password" {
         return Err(ApiError::invalid("This user does not log in with a password."));
     }
@@ -392,10 +393,9 @@ async fn set_roles(
     if user.id == caller.id() {
         return Err(ApiError::invalid("You cannot change your own roles."));
     }
+    caller.authorize_over(&user)?;
     let mine = assignable_site_roles(&caller.person().site_roles);
-    let touched = wanted.iter().filter(|it| !user.roles.contains(it));
-    let taken = user.roles.iter().filter(|it| !wanted.contains(it));
-    if !touched.chain(taken).all(|role| mine.contains(role)) {
+    if !wanted.iter().all(|role| mine.contains(role)) {
         return Err(ApiError::Forbidden);
     }
     let mut work = app.begin().await?;
@@ -442,11 +442,7 @@ async fn set_status(
     if user.id == caller.id() {
         return Err(ApiError::invalid("You cannot change your own status."));
     }
-    if user.roles.contains(&SiteRole::Owner)
-        && !caller.person().site_roles.contains(&SiteRole::Owner)
-    {
-        return Err(ApiError::Forbidden);
-    }
+    caller.authorize_over(&user)?;
     let mut work = app.begin().await?;
     let now = work.now();
     user::set_status(work.conn(), user.id, status, now).await?;
