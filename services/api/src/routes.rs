@@ -9,6 +9,7 @@ mod group;
 mod inbox;
 mod member;
 mod meta;
+mod notification_setting;
 mod organization;
 mod prebuild;
 mod provisioner;
@@ -36,6 +37,7 @@ use crate::error::ApiError;
 const RESOURCES: &[fn() -> Router<App>] = &[
     member::routes,
     inbox::routes,
+    notification_setting::routes,
     group::routes,
     audit_log::routes,
     version::routes,
