@@ -206,7 +206,7 @@ async fn log_source(
     State(app): State<App>,
     caller: AgentCaller,
     Json(body): Json<NewLogSource>,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
+) -> Result<Json<Value>, ApiError> {
     let source = view::LogSource {
         id: body.id,
         agent_id: caller.agent.id,
@@ -215,7 +215,7 @@ async fn log_source(
         created_at: app.now(),
     };
     agent::insert_log_source(app.db(), &source).await?;
-    Ok((StatusCode::CREATED, Json(workspace_view::log_source_json(&source))))
+    Ok(Json(workspace_view::log_source_json(&source)))
 }
 
 #[derive(Debug, Deserialize)]
@@ -259,11 +259,14 @@ async fn logs(
             output: it.output.replace('\0', ""),
         })
         .collect();
-    if !agent_log::insert(app.db(), caller.agent.id, &lines).await? {
-        let most = usize::try_from(agent_log::MAX_BYTES).unwrap_or(usize::MAX);
-        return Err(ApiError::TooLarge(most));
-    }
-    Ok(Json(Message::new(format!("{} lines were stored.", lines.len()))))
+    // Past the bound it is no failure of the agent: the lines are dropped, and the agent is marked.
+    let said = if agent_log::insert(app.db(), caller.agent.id, &lines).await? {
+        format!("{} lines were stored.", lines.len())
+    } else {
+        let most = agent_log::MAX_BYTES;
+        format!("{} lines were dropped: an agent keeps {most} bytes of logs.", lines.len())
+    };
+    Ok(Json(Message::new(said)))
 }
 
 #[derive(Debug, Deserialize)]

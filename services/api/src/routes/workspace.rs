@@ -334,12 +334,9 @@ async fn dormant(
     origin: Origin,
     Path(id): Path<WorkspaceId>,
     Json(body): Json<Dormant>,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
+) -> Result<Json<Value>, ApiError> {
     let workspace = find(&app, &caller, id, Action::Update).await?;
-    let status = if workspace.dormant_at.is_some() == body.dormant && workspace.pool_state.is_none()
-    {
-        StatusCode::NOT_MODIFIED
-    } else {
+    if workspace.dormant_at.is_some() != body.dormant || workspace.pool_state.is_some() {
         let since = body.dormant.then(|| app.now());
         let diff = diff("dormant_at", workspace.dormant_at, since);
         let change = Change {
@@ -349,9 +346,8 @@ async fn dormant(
         };
         let edited = Edit { caller: &caller, origin: &origin, workspace: &workspace, change, diff };
         edit(&app, edited).await?;
-        StatusCode::OK
-    };
-    Ok((status, Json(workspace_view::workspace(&app, id).await?)))
+    }
+    Ok(Json(workspace_view::workspace(&app, id).await?))
 }
 
 #[derive(Debug, Deserialize)]
