@@ -14,6 +14,7 @@ pub mod notification;
 pub mod parameter;
 pub mod plan;
 pub mod preset;
+pub mod promotion;
 pub mod quota;
 pub mod schedule;
 pub mod template;

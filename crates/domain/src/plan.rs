@@ -11,14 +11,16 @@ mod create;
 mod delete;
 mod input;
 mod output;
+mod policy;
 #[cfg(test)]
 mod tests;
 
 pub use input::{
-    Breaker, Failures, Pause, PauseScope, Policy, PoolConfig, PoolPolicy, PoolSnapshot, Prebuild,
-    PrebuildSettings, Replace, SNAPSHOT_VERSION, SnapshotFile, Standing, Successor,
+    Breaker, Failures, Pause, PauseScope, Policy, PoolConfig, PoolSnapshot, Prebuild,
+    PrebuildSettings, SNAPSHOT_VERSION, SnapshotFile, Standing, Successor,
 };
 pub use output::{Action, Counts, DeleteReason, Plan, Reason};
+pub use policy::{PolicyError, PolicyOverride, PoolPolicy, Replace};
 
 /// Most creations in one plan: one transaction inserts them, and none may last for a second.
 pub const CREATES_PER_PLAN_MAX: u32 = 500;
@@ -52,6 +54,7 @@ pub fn plan(config: &PoolConfig, policy: &Policy, snapshot: &PoolSnapshot, now: 
             planner.reasons.push(Reason::Inactive);
             planner.retire();
         }
+        Standing::Previous => planner.retire(),
         Standing::Active | Standing::Candidate => {
             let waiting = planner.replace_expired();
             planner.delete_extraneous();
@@ -68,9 +71,9 @@ pub fn plan_snapshot(file: &SnapshotFile) -> Plan {
 }
 
 /// Whether a claim may have this prebuild now (10-prebuilds, "One predicate"): running, ready, not
-/// expired, with enough life left, of the active version, not being deleted. The claim's SQL, the
-/// reconciler and the metric `eligible` mean the same. (A previous version that the pool policy
-/// still allows is the claim's own, recorded choice, and counts for no pool.)
+/// expired, with enough life left, not being deleted, of the active version or of the previous one
+/// where that is kept. The SQL function `is_claimable`, which claims and the metric `eligible` ask,
+/// says the same.
 #[must_use]
 pub fn claimable(
     prebuild: &Prebuild,
@@ -78,8 +81,8 @@ pub fn claimable(
     policy: &PoolPolicy,
     now: Timestamp,
 ) -> bool {
-    let is_active = config.standing == Standing::Active && config.prebuilds.is_some();
-    is_active && is_offerable(prebuild, config, policy, now)
+    let is_open = matches!(config.standing, Standing::Active | Standing::Previous);
+    is_open && config.prebuilds.is_some() && is_offerable(prebuild, config, policy, now)
 }
 
 /// [`claimable`], whatever the standing of the preset: also what a warm promotion counts for its
@@ -152,6 +155,9 @@ impl<'a> Planner<'a> {
             }
         }
         self.looks.extend(schedule::next_edge(prebuilds, self.now));
+        let deadline =
+            self.snapshot.deadline.filter(|_| self.config.standing == Standing::Candidate);
+        self.looks.extend(deadline.filter(|it| *it > self.now));
     }
 
     /// The pause that decides: the widest one that has not ended.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     Action, DELETE_RETRY_DELAY, DELETE_RETRY_DELAY_MAX, DeleteReason, Planner, Prebuild, Reason,
-    Replace, doubled, percent_of,
+    Replace, Standing, doubled, percent_of,
 };
 use crate::state::PoolState;
 
@@ -144,17 +144,15 @@ impl Planner<'_> {
         let expired: Vec<Prebuild> = self.least_missed(true).into_iter().cloned().collect();
         let valid: Vec<Prebuild> = self.least_missed(false).into_iter().cloned().collect();
         let keep = match self.snapshot.successor {
-            Some(successor) if self.policy.pool.allow_previous_version => {
+            Some(successor) if self.config.standing == Standing::Previous => {
                 let ready = valid.iter().filter(|it| it.state == PoolState::Ready).count();
                 let missing = successor.desired.saturating_sub(successor.eligible);
                 let count = missing.min(number(ready));
-                if count > 0 {
-                    self.reasons.push(Reason::PreviousKept {
-                        count,
-                        desired: successor.desired,
-                        eligible: successor.eligible,
-                    });
-                }
+                self.reasons.push(Reason::PreviousKept {
+                    count,
+                    desired: successor.desired,
+                    eligible: successor.eligible,
+                });
                 usize::try_from(count).unwrap_or(usize::MAX)
             }
             _ => 0,

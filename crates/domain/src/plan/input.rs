@@ -4,6 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::policy::PoolPolicy;
 use crate::id::{BuildId, PresetId, WorkspaceId};
 use crate::preset::Prebuilds;
 use crate::quota::Quota;
@@ -47,46 +48,6 @@ impl Default for PrebuildSettings {
     }
 }
 
-closed_set! {
-    /// How expired and invalidated prebuilds are replaced.
-    Replace {
-        /// All in one pass. The default.
-        AtOnce = "at_once",
-        /// At most `max_unavailable` at a time.
-        Gradual = "gradual",
-    }
-}
-
-/// What an operator chose for one pool.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PoolPolicy {
-    /// How expired and invalidated prebuilds are replaced.
-    pub replace: Replace,
-    /// Percent of the desired count replaced at a time where that is gradual; at least one is.
-    pub max_unavailable_percent: u32,
-    /// Prebuilds of the previous version stay claimable after a plain promotion until as many new
-    /// ones are ready.
-    pub allow_previous_version: bool,
-    /// Percent of the desired count that a warm promotion's candidate may have beside the active
-    /// pool.
-    pub max_surge_percent: u32,
-    /// Seconds that a prebuild must have left to live to be handed out.
-    pub min_remaining_ttl_seconds: i64,
-}
-
-impl Default for PoolPolicy {
-    fn default() -> Self {
-        Self {
-            replace: Replace::AtOnce,
-            max_unavailable_percent: 25,
-            allow_previous_version: false,
-            max_surge_percent: 100,
-            min_remaining_ttl_seconds: 0,
-        }
-    }
-}
-
 /// Everything that people configured and that holds for a pool's plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -104,6 +65,9 @@ closed_set! {
         Active = "active",
         /// Candidate of a warm promotion: its pool is built beside the active one.
         Candidate = "candidate",
+        /// The version that was active before the newest promotion, claimable until as many of the
+        /// new version's are ready: the pool policy or a warm promotion's switch says so.
+        Previous = "previous",
         /// Anything else; its prebuilds go away.
         Inactive = "inactive",
     }
@@ -242,7 +206,8 @@ pub struct Failures {
     pub breaker: Option<Breaker>,
 }
 
-/// The pool that takes the place of an inactive preset's: the active version's preset of that name.
+/// The pool that takes the place of a previous version's: the active version's preset of that name
+/// and with the same values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Successor {
     /// Instances it wants now.
@@ -275,9 +240,16 @@ pub struct PoolSnapshot {
     /// Credits a day that one more prebuild costs, as far as is known.
     #[serde(default)]
     pub cost: i64,
-    /// For an inactive preset: the pool that takes its place.
+    /// For a previous version's preset: the pool that takes its place. `None`: nobody can be served
+    /// from here any more.
     #[serde(default)]
     pub successor: Option<Successor>,
+    /// Running prebuilds of the pools whose successor this preset is.
+    #[serde(default)]
+    pub predecessor: u32,
+    /// For a candidate: when its warm promotion is called off.
+    #[serde(default)]
+    pub deadline: Option<Timestamp>,
 }
 
 impl Default for PoolSnapshot {
@@ -291,6 +263,8 @@ impl Default for PoolSnapshot {
             quota: None,
             cost: 0,
             successor: None,
+            predecessor: 0,
+            deadline: None,
         }
     }
 }

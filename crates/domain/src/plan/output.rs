@@ -115,9 +115,9 @@ pub enum Reason {
         /// Claimable of the new version.
         eligible: u32,
     },
-    /// A candidate of a warm promotion is built no larger than the surge allows.
+    /// A new version's pool is built no larger beside the old one's than the surge allows.
     Surge {
-        /// The most it may have.
+        /// The most it may have now.
         limit: u32,
     },
     /// Nothing is done: paused.
@@ -191,6 +191,36 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// The stable name of this reason: the tag of its JSON, and what `prebuild_pools.holds` stores.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Inactive => "inactive",
+            Self::NotAPool => "not_a_pool",
+            Self::InvalidSchedule { .. } => "invalid_schedule",
+            Self::BelowDesired { .. } => "below_desired",
+            Self::AboveDesired { .. } => "above_desired",
+            Self::Expired { .. } => "expired",
+            Self::Gradual { .. } => "gradual",
+            Self::PreviousKept { .. } => "previous_kept",
+            Self::Surge { .. } => "surge",
+            Self::Paused { .. } => "paused",
+            Self::BreakerOpened { .. } => "breaker_opened",
+            Self::BreakerOpen { .. } => "breaker_open",
+            Self::Probe { .. } => "probe",
+            Self::BreakerClosed => "breaker_closed",
+            Self::ValidationFailed => "validation_failed",
+            Self::Capacity => "capacity",
+            Self::InFlightCap { .. } => "in_flight_cap",
+            Self::Quota { .. } => "quota",
+            Self::Backoff { .. } => "backoff",
+            Self::PassLimit { .. } => "pass_limit",
+            Self::FailedKept { .. } => "failed_kept",
+            Self::LeftAlone { .. } => "left_alone",
+            Self::FailedDeletes { .. } => "failed_deletes",
+        }
+    }
+
     /// What a claim that finds the pool empty reports as its miss, if this reason holds creation.
     #[must_use]
     pub const fn miss_reason(&self) -> Option<MissReason> {
@@ -233,7 +263,7 @@ impl fmt::Display for Reason {
                 "{count} of the previous version kept: {eligible} of {desired} new ones are ready"
             ),
             Self::Surge { limit } => {
-                write!(f, "the candidate version may have at most {limit} beside the active one")
+                write!(f, "at most {limit} of this version for now, beside the other version's")
             }
             Self::Paused { pause } => fmt_pause(f, pause),
             _ => self.fmt_hold(f),
@@ -366,6 +396,12 @@ impl Plan {
             .iter()
             .map(|it| if let Action::Create { count, .. } = it { *count } else { 0 })
             .sum()
+    }
+
+    /// Names of the reasons that hold creation back, wholly or in part, in the plan's order.
+    #[must_use]
+    pub fn holds(&self) -> Vec<&'static str> {
+        self.reasons.iter().filter(|it| it.miss_reason().is_some()).map(Reason::name).collect()
     }
 
     /// What a claim that finds the pool empty reports as its miss: what holds creation, or `empty`

@@ -257,7 +257,7 @@ fn the_previous_version_may_be_kept_until_as_many_new_ones_are_ready() {
         pool(3).standing(Standing::Inactive).with(Ready, 1).with(Ready, 2).with(Unready, 3);
     it.snapshot.successor = Some(Successor { desired: 2, eligible: 1 });
     it.does(&[delete(3, Inactive), delete(2, Inactive), delete(1, Inactive)]);
-    it.policy.pool.allow_previous_version = true;
+    it.config.standing = Standing::Previous;
     let plan = it.does(&[delete(3, Inactive), delete(2, Inactive)]);
     assert!(plan.reasons.contains(&Reason::PreviousKept { count: 1, desired: 2, eligible: 1 }));
     it.snapshot.successor = Some(Successor { desired: 2, eligible: 0 });
@@ -541,7 +541,7 @@ fn claimable_is_ready_alive_and_of_the_active_version() {
     }
     for &standing in Standing::ALL {
         let it = pool(1).standing(standing).with(PoolState::Ready, 1);
-        check(it, standing == Standing::Active);
+        check(it, matches!(standing, Standing::Active | Standing::Previous));
     }
     check(pool(1).ttl_minutes(60).with(PoolState::Ready, 60), false);
     check(pool(1).ttl_minutes(60).with(PoolState::Ready, 59), true);
@@ -589,6 +589,7 @@ fn every_reason_is_a_sentence_and_survives_json() {
         assert!(reason.to_string().len() > 10, "{reason:?}: {reason}");
         let json = serde_json::to_string(&reason).unwrap();
         assert_eq!(serde_json::from_str::<Reason>(&json).unwrap(), reason, "{json}");
+        assert!(json.contains(&format!("{{\"reason\":\"{}\"", reason.name())), "{json}");
     }
 }
 
