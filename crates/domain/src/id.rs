@@ -58,6 +58,8 @@ ids! {
     DaemonId,
     /// A provisioner job.
     JobId,
+    /// A warm promotion of a template version.
+    PromotionId,
     /// One holding of a job by one daemon; every report carries it.
     LeaseToken,
     /// A workspace.

@@ -21,6 +21,8 @@ closed_set! {
         PresetInvalid = "preset_invalid",
         /// Claims missed because a pool was empty for too long. Ours.
         PoolEmpty = "pool_empty",
+        /// A warm promotion was called off. Ours.
+        PromotionCalledOff = "promotion_called_off",
         /// A workspace was created.
         WorkspaceCreated = "workspace_created",
         /// A workspace was deleted.
@@ -60,6 +62,7 @@ impl NotificationTemplate {
             Self::ResourceReplaced => 0x89d9_745a_816e_4695_a17f_3d0a_229e_2b8d,
             Self::PresetInvalid => 0x2f84_c6d1_90be_4a35_8e1d_57b3_0a9c_f412,
             Self::PoolEmpty => 0xd35b_09e7_46a8_4c1f_b270_9fe8_135d_7ca6,
+            Self::PromotionCalledOff => 0x5e9b_3c74_a1d8_4b06_93f2_0c6d_e857_41ab,
             Self::WorkspaceCreated => 0x281f_df73_c6d6_4cbb_8ff5_888b_af8a_2fff,
             Self::WorkspaceDeleted => 0xf517_da0b_cdc9_410f_ab89_a861_07c4_20ed,
             Self::WorkspaceManuallyUpdated => 0xd089_fe7b_d5c5_4c0c_aaf5_6898_59f7_d392,
@@ -92,6 +95,7 @@ impl NotificationTemplate {
                 | Self::ResourceReplaced
                 | Self::PresetInvalid
                 | Self::PoolEmpty
+                | Self::PromotionCalledOff
                 | Self::TemplateDeleted
                 | Self::BuildsFailedReport
         )

@@ -284,6 +284,20 @@ closed_set! {
 }
 
 closed_set! {
+    /// How a warm promotion ended.
+    PromotionOutcome {
+        /// The candidate became the active version.
+        Promoted = "promoted",
+        /// It could not; the active version stayed.
+        CalledOff = "called_off",
+        /// A person ended it.
+        Canceled = "canceled",
+        /// A person made a version the active one without waiting.
+        Superseded = "superseded",
+    }
+}
+
+closed_set! {
     /// Severity of a log line.
     LogLevel { Trace = "trace", Debug = "debug", Info = "info", Warn = "warn", Error = "error" }
 }

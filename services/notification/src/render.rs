@@ -52,6 +52,9 @@ const fn source(template: NotificationTemplate) -> &'static str {
         }
         NotificationTemplate::PresetInvalid => include_str!("../templates/preset_invalid.txt"),
         NotificationTemplate::PoolEmpty => include_str!("../templates/pool_empty.txt"),
+        NotificationTemplate::PromotionCalledOff => {
+            include_str!("../templates/promotion_called_off.txt")
+        }
         NotificationTemplate::WorkspaceCreated => {
             include_str!("../templates/workspace_created.txt")
         }

@@ -82,6 +82,16 @@ fn an_empty_pool_says_for_how_long() {
 }
 
 #[test]
+fn a_promotion_that_was_called_off_says_why() {
+    check(
+        NotificationTemplate::PromotionCalledOff,
+        &pool(&[("reason", "the time was up when 1 of 3 prebuilds were ready")]),
+        &Value::Null,
+        include_str!("golden/promotion_called_off.txt"),
+    );
+}
+
+#[test]
 fn the_test_says_who_sent_it() {
     check(
         NotificationTemplate::Test,
