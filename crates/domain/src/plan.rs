@@ -17,13 +17,15 @@ mod tests;
 
 pub use input::{
     Breaker, Failures, Pause, PauseScope, Policy, PoolConfig, PoolSnapshot, Prebuild,
-    PrebuildSettings, SNAPSHOT_VERSION, SnapshotFile, Standing, Successor,
+    PrebuildSettings, SNAPSHOT_VERSION, SnapshotError, SnapshotFile, Standing, Successor,
 };
 pub use output::{Action, Counts, DeleteReason, Plan, Reason};
 pub use policy::{PolicyError, PolicyOverride, PoolPolicy, Replace};
 
 /// Most creations in one plan: one transaction inserts them, and none may last for a second.
 pub const CREATES_PER_PLAN_MAX: u32 = 500;
+/// Most deletes and cancellations in one plan, for the same reason.
+pub const DELETES_PER_PLAN_MAX: u32 = 500;
 /// An open breaker's first probe comes after this time; each further one after twice the last.
 pub const PROBE_DELAY: SignedDuration = SignedDuration::from_mins(10);
 /// The longest time between two probes.
@@ -94,11 +96,17 @@ pub fn is_offerable(
     policy: &PoolPolicy,
     now: Timestamp,
 ) -> bool {
-    let least = SignedDuration::from_secs(policy.min_remaining_ttl_seconds.max(0));
-    let lives = config
-        .expires_at(prebuild.created_at)
-        .is_none_or(|at| at > now && now.checked_add(least).is_ok_and(|needed| at >= needed));
-    prebuild.state == PoolState::Ready && lives
+    let created_at = prebuild.created_at;
+    let least = least_life(policy);
+    let lives_on = config
+        .expires_at(created_at)
+        .is_none_or(|at| now.checked_add(least).is_ok_and(|needed| at >= needed));
+    prebuild.state == PoolState::Ready && !config.is_expired(created_at, now) && lives_on
+}
+
+/// How long a prebuild must still live to be handed out.
+fn least_life(policy: &PoolPolicy) -> SignedDuration {
+    SignedDuration::from_secs(policy.min_remaining_ttl_seconds.max(0))
 }
 
 /// A plan in the making.
@@ -113,6 +121,8 @@ struct Planner<'a> {
     actions: Vec<Action>,
     reasons: Vec<Reason>,
     looks: Vec<Timestamp>,
+    /// Deletes and cancellations so far.
+    removed: u32,
 }
 
 impl<'a> Planner<'a> {
@@ -133,14 +143,26 @@ impl<'a> Planner<'a> {
             actions: Vec::new(),
             reasons: Vec::new(),
             looks: Vec::new(),
+            removed: 0,
         };
         planner.look_at_schedule();
         planner
     }
 
+    /// Its prebuilds are wanted: of the active version, or of one that is about to be.
+    const fn is_wanted(&self) -> bool {
+        matches!(self.config.standing, Standing::Active | Standing::Candidate)
+            && self.config.prebuilds.is_some()
+    }
+
+    /// Prebuilds of a new version that may be there beside the old version's: at least one.
+    fn surge(&self, desired: u32) -> u32 {
+        percent_of(self.policy.pool.max_surge_percent, desired).max(1)
+    }
+
     /// Sets the desired count, 0 for a preset that is no pool any more.
     fn look_at_schedule(&mut self) {
-        let is_wanted = matches!(self.config.standing, Standing::Active | Standing::Candidate);
+        let is_wanted = self.is_wanted();
         let Some(prebuilds) = self.config.prebuilds.as_ref().filter(|_| is_wanted) else { return };
         let desired = schedule::desired(prebuilds, self.now);
         self.desired = desired.instances;
@@ -148,7 +170,7 @@ impl<'a> Planner<'a> {
             self.reasons.push(Reason::InvalidSchedule { detail: error.to_string() });
         }
         if self.config.standing == Standing::Candidate {
-            let limit = percent_of(self.policy.pool.max_surge_percent, self.desired).max(1);
+            let limit = self.surge(self.desired);
             if limit < self.desired {
                 self.desired = limit;
                 self.reasons.push(Reason::Surge { limit });
@@ -170,11 +192,35 @@ impl<'a> Planner<'a> {
         holds().min_by_key(|it| (it.scope, it.until, &it.reason)).cloned()
     }
 
+    /// There is more to do than one plan may hold: the next one follows at once.
+    fn cut_off(&mut self, max: u32) {
+        if !self.reasons.contains(&Reason::PassLimit { max }) {
+            self.reasons.push(Reason::PassLimit { max });
+        }
+        self.looks.push(self.now);
+    }
+
+    /// Running prebuilds expire by time alone, and some time before that they have too little left
+    /// to be handed out.
+    fn look_at_expiries(&mut self) {
+        let least = least_life(&self.policy.pool);
+        let mut soonest: Option<Timestamp> = None;
+        for prebuild in &self.snapshot.prebuilds {
+            if !prebuild.is_running() || self.config.is_expired(prebuild.created_at, self.now) {
+                continue;
+            }
+            let Some(expires_at) = self.config.expires_at(prebuild.created_at) else { continue };
+            // At this very moment there is still enough; databases count in microseconds.
+            let until = expires_at.checked_sub(least).ok().filter(|it| *it >= self.now);
+            let too_late = until.and_then(|it| it.checked_add(SignedDuration::from_micros(1)).ok());
+            let changes_at = too_late.map_or(expires_at, |it| it.min(expires_at));
+            soonest = Some(soonest.map_or(changes_at, |it| it.min(changes_at)));
+        }
+        self.looks.extend(soonest);
+    }
+
     fn finish(mut self) -> Plan {
-        let created = self.snapshot.prebuilds.iter().filter(|it| it.is_running());
-        let expiries = created.filter_map(|it| self.config.expires_at(it.created_at));
-        let now = self.now;
-        self.looks.extend(expiries.filter(|at| *at > now));
+        self.look_at_expiries();
         Plan {
             desired: self.desired,
             counts: self.counts,

@@ -8,12 +8,12 @@ use crate::state::PrebuildStatus;
 
 impl Planner<'_> {
     /// Opens the breaker after too many failures in a row; closes it once a prebuild became ready or
-    /// an operator reset it.
+    /// an operator reset it. What is not wanted any more cannot fail any more.
     pub(super) fn update_breaker(&mut self) {
         let consecutive = self.snapshot.failures.consecutive;
         let limit = self.policy.settings.failure_hard_limit;
         match self.status {
-            PrebuildStatus::Healthy if limit > 0 && consecutive >= limit => {
+            PrebuildStatus::Healthy if limit > 0 && consecutive >= limit && self.is_wanted() => {
                 self.status = PrebuildStatus::HardLimited;
                 self.actions.push(Action::OpenBreaker { consecutive });
                 self.reasons.push(Reason::BreakerOpened { consecutive });
@@ -32,11 +32,14 @@ impl Planner<'_> {
     pub(super) fn create(&mut self, waiting: u32) {
         let (valid, starting) = (self.counts.valid, self.counts.starting);
         let present = valid.saturating_add(starting).saturating_add(waiting);
-        let missing = self.desired.saturating_sub(present);
-        if missing == 0 {
+        if self.desired <= present {
             return;
         }
         self.reasons.push(Reason::BelowDesired { desired: self.desired, running: valid, starting });
+        let missing = self.beside_predecessor().saturating_sub(present);
+        if missing == 0 {
+            return;
+        }
         // All of them are looked at, so that `explain` names every hold at once.
         let is_held = [self.hold_refused(), self.hold_capacity(), self.hold_backoff()];
         let probe = self.hold_breaker();
@@ -53,13 +56,23 @@ impl Planner<'_> {
             let before = self.snapshot.failures.breaker.map_or(0, |it| it.probes);
             self.reasons.push(Reason::Probe { before });
         } else if count > CREATES_PER_PLAN_MAX {
-            self.reasons.push(Reason::PassLimit { max: CREATES_PER_PLAN_MAX });
-            self.looks.push(self.now);
+            self.cut_off(CREATES_PER_PLAN_MAX);
         }
         self.actions.push(Action::Create {
             count: count.min(CREATES_PER_PLAN_MAX),
             is_probe: matches!(probe, Probe::Due),
         });
+    }
+
+    /// How many there may be: the desired count, as long as the old version's prebuilds that still
+    /// run leave room under the surge.
+    fn beside_predecessor(&mut self) -> u32 {
+        let most = self.desired.saturating_add(self.surge(self.desired));
+        let limit = most.saturating_sub(self.snapshot.predecessor);
+        if limit < self.desired {
+            self.reasons.push(Reason::Surge { limit });
+        }
+        limit.min(self.desired)
     }
 
     fn hold_refused(&mut self) -> bool {
@@ -117,10 +130,15 @@ impl Planner<'_> {
             self.reasons.push(Reason::BreakerOpen { next_probe_at: None });
             return Probe::Wait;
         }
-        let breaker = self.snapshot.failures.breaker;
+        let opens_now = self.config.status != PrebuildStatus::HardLimited;
+        let breaker = if opens_now { None } else { self.snapshot.failures.breaker };
         let probes = breaker.map_or(0, |it| it.probes);
-        // A breaker that opens in this very plan is not in the snapshot yet.
-        let since = breaker.map_or(self.now, |it| it.last_probe_at.unwrap_or(it.opened_at));
+        let since = match breaker {
+            Some(it) => it.last_probe_at.unwrap_or(it.opened_at),
+            None if opens_now => self.now,
+            // Nobody knows since when it is open: long enough.
+            None => return Probe::Due,
+        };
         let delay = doubled(PROBE_DELAY, probes, PROBE_DELAY_MAX);
         let due = since.checked_add(delay).unwrap_or(Timestamp::MAX);
         if due <= self.now {

@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::policy::PoolPolicy;
+use super::policy::{PolicyError, PoolPolicy};
 use crate::id::{BuildId, PresetId, WorkspaceId};
 use crate::preset::Prebuilds;
 use crate::quota::Quota;
@@ -75,6 +75,7 @@ closed_set! {
 
 /// The preset whose pool is planned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PoolConfig {
     /// The preset.
     pub preset_id: PresetId,
@@ -90,28 +91,25 @@ pub struct PoolConfig {
 }
 
 impl PoolConfig {
-    /// When a prebuild created at `created_at` expires; `None`: never. Once invalidated, that is the
-    /// moment of invalidation.
+    /// When a prebuild created at `created_at` is older than its time to live; `None`: never.
     #[must_use]
     pub fn expires_at(&self, created_at: Timestamp) -> Option<Timestamp> {
-        let invalidated = self.last_invalidated_at.filter(|it| created_at < *it);
         let ttl = self.prebuilds.as_ref().map_or(0, |it| it.ttl_seconds);
-        let by_age = (ttl > 0)
-            .then(|| created_at.checked_add(SignedDuration::from_secs(ttl)).ok())
-            .flatten();
-        [invalidated, by_age].into_iter().flatten().min()
+        (ttl > 0).then(|| created_at.checked_add(SignedDuration::from_secs(ttl)).ok()).flatten()
     }
 
     /// Whether a prebuild created at `created_at` is expired at `now`: older than its time to live,
-    /// or invalidated.
+    /// or invalidated. (Whatever `now` is, in the second case: clocks of two machines differ.)
     #[must_use]
     pub fn is_expired(&self, created_at: Timestamp, now: Timestamp) -> bool {
-        self.expires_at(created_at).is_some_and(|it| it <= now)
+        self.last_invalidated_at.is_some_and(|it| created_at < it)
+            || self.expires_at(created_at).is_some_and(|it| it <= now)
     }
 }
 
 /// One workspace of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Prebuild {
     /// The workspace.
     pub workspace_id: WorkspaceId,
@@ -167,6 +165,7 @@ closed_set! {
 
 /// A pause that covers the preset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Pause {
     /// What it was set for.
     pub scope: PauseScope,
@@ -180,6 +179,7 @@ pub struct Pause {
 
 /// An open breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Breaker {
     /// When it opened.
     pub opened_at: Timestamp,
@@ -194,6 +194,7 @@ pub struct Breaker {
 /// Failures of the pool's own: plan, apply or agent start-up of the template failed. Reaped jobs,
 /// lost daemons, cancelled jobs and exceeded quotas are not among them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Failures {
     /// When creations failed, in any order; those before the lookback period may be left out.
     #[serde(default)]
@@ -209,6 +210,7 @@ pub struct Failures {
 /// The pool that takes the place of a previous version's: the active version's preset of that name
 /// and with the same values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Successor {
     /// Instances it wants now.
     pub desired: u32,
@@ -218,6 +220,7 @@ pub struct Successor {
 
 /// The state that a plan looks at, read in one transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PoolSnapshot {
     /// The pool's workspaces that are not deleted, in any order. Claimed ones are nobody's pool.
     #[serde(default)]
@@ -287,4 +290,40 @@ pub struct SnapshotFile {
     pub policy: Policy,
     /// What was there.
     pub state: PoolSnapshot,
+}
+
+/// Why a text is no snapshot file.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// It is of another version.
+    #[error(
+        "the snapshot file has version {found}; this program reads version {SNAPSHOT_VERSION}: \
+         write it so, or take a program that knows that version"
+    )]
+    Version {
+        /// What it says, as JSON; `null`: nothing.
+        found: serde_json::Value,
+    },
+    /// It is not JSON, or not of the documented form.
+    #[error("the snapshot file cannot be read; its form is in docs/pool-snapshot.md")]
+    Json(#[from] serde_json::Error),
+    /// Its pool policy is out of bounds.
+    #[error("the snapshot file's policy.pool is out of bounds")]
+    Policy(#[from] PolicyError),
+}
+
+impl SnapshotFile {
+    /// Reads a snapshot file. The version is looked at first: a file of another one is told as such,
+    /// whatever else it says.
+    pub fn parse(text: &str) -> Result<Self, SnapshotError> {
+        let json: serde_json::Value = serde_json::from_str(text)?;
+        let found = json.get("version").cloned().unwrap_or_default();
+        if found != SNAPSHOT_VERSION {
+            return Err(SnapshotError::Version { found });
+        }
+        // From the text once more: its errors name line and column.
+        let file: Self = serde_json::from_str(text)?;
+        file.policy.pool.check()?;
+        Ok(file)
+    }
 }

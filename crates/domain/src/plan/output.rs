@@ -166,7 +166,8 @@ pub enum Reason {
         /// When creation goes on.
         until: Timestamp,
     },
-    /// Fewer are created than are missing: the limit of one plan.
+    /// Fewer are created or deleted than should be: the limit of one plan. The next one follows at
+    /// once.
     PassLimit {
         /// The limit.
         max: u32,
@@ -322,7 +323,10 @@ impl Reason {
             Self::Backoff { failures, until } => {
                 write!(f, "creation waits until {until} after {failures} recent failures")
             }
-            Self::PassLimit { max } => write!(f, "at most {max} are created in one pass"),
+            Self::PassLimit { max } => write!(
+                f,
+                "at most {max} are created or deleted in one pass; the next one follows at once"
+            ),
             Self::FailedKept { count } => write!(f, "{count} failed kept for a look"),
             Self::LeftAlone { count } => {
                 write!(f, "{count} left alone: a person cancelled the build")
