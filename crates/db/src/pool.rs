@@ -2,17 +2,16 @@
 
 mod act;
 mod look;
+mod observe;
 mod read;
 
 pub use act::{
     NewPrebuild, Record, cancel_pending, close_breaker, finish_orphan_delete, insert_prebuild,
     is_still_member, mark_invalid, note_probe, open_breaker, record,
 };
-pub use look::{LockedPool, list_due, lock, next_due};
-pub use read::{
-    Environment, PoolRow, environment, list_creation_parameters, list_members,
-    list_recent_failures, list_rows,
-};
+pub use look::{Locked, Look, Patience, list_due, lock, next_due};
+pub use observe::{LockedPool, Observed, observe};
+pub use read::{PoolRow, list_creation_parameters, list_rows};
 
 use berth_domain::id::{PresetId, TemplateId};
 use jiff::Timestamp;

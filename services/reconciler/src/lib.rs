@@ -19,6 +19,7 @@ use berth_backbone::Backbone;
 use berth_bus::event::Sleeper;
 use berth_bus::subjects::Stream;
 use berth_bus::{Consumer, Delivery, HandlerError};
+use berth_db::pool::Patience;
 use berth_domain::id::PresetId;
 use berth_service_kit::Context;
 
@@ -55,5 +56,5 @@ async fn wake(reconciler: Reconciler, delivery: Arc<Delivery>) -> Result<(), Han
     berth_bus::trace::link(headers);
     let preset: PresetId =
         delivery.key().parse().map_err(|error| HandlerError::Poison(anyhow::Error::new(error)))?;
-    reconciler.reconcile(preset).await.map_err(HandlerError::Transient)
+    reconciler.reconcile(preset, Patience::Wait).await.map_err(HandlerError::Transient)
 }

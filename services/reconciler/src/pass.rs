@@ -5,18 +5,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use berth_backbone::{Backbone, Work};
-use berth_db::pool::{self, LockedPool, Record};
+use berth_db::pool::{self, Locked, Look, Observed, Patience, Record};
 use berth_domain::id::PresetId;
-use berth_domain::plan::{Action, Failures, Plan, Policy, PoolSnapshot, PrebuildSettings, plan};
+use berth_domain::plan::{Action, Plan, PrebuildSettings, plan};
 use tracing::Span;
 
 use crate::config::Config;
 use crate::execute;
 use crate::metrics::Metrics;
-
-/// A daemon not heard of for longer counts for no capacity. Its last sign of life is written at
-/// most once a minute.
-const DAEMON_GONE_AFTER_SECONDS: f64 = 90.0;
 
 /// Reconciles presets. Cheap to clone.
 #[derive(Clone)]
@@ -42,54 +38,35 @@ impl Reconciler {
         name = "reconcile.preset", skip_all,
         fields(preset.id = %preset, desired, claimable, actions, reasons), err
     )]
-    pub(crate) async fn reconcile(&self, preset: PresetId) -> anyhow::Result<()> {
+    pub(crate) async fn reconcile(
+        &self,
+        preset: PresetId,
+        patience: Patience,
+    ) -> anyhow::Result<()> {
         let mut work = self.backbone.begin().await?;
-        let Some(pool) = pool::lock(work.conn(), preset).await? else {
-            // The version was removed; the marks went with this commit.
-            return Ok(work.commit().await?);
+        let now = work.now();
+        let look = match pool::lock(work.conn(), preset, patience, &self.settings, now).await? {
+            Locked::Ours(look) => look,
+            // Somebody else looks at it; or the version was removed, and the marks go with this.
+            Locked::Busy | Locked::Gone => return Ok(work.commit().await?),
         };
-        let policy = Policy { settings: self.settings.clone(), ..Policy::default() };
-        let snapshot = self.observe(&mut work, &pool).await?;
-        let plan = plan(&pool.config, &policy, &snapshot, work.now());
+        let Observed { pool, policy, snapshot } = &look.observed;
+        let plan = plan(&pool.config, policy, snapshot, now);
         describe(&plan);
-        let later = execute::carry_out(&mut work, &pool, &plan).await?;
-        let record = record(&work, &pool, &snapshot, &plan)?;
+        let later = execute::carry_out(&mut work, pool, &plan).await?;
+        let record = record(&work, &look, &plan)?;
         pool::record(work.conn(), &record).await?;
         work.commit().await.context("commit the plan")?;
         self.count(&plan);
         for (workspace, build) in later {
             // A transaction each: one that fails leaves the others done.
             if let Err(error) =
-                execute::cancel_pending(&self.backbone, &pool, workspace, build).await
+                execute::cancel_pending(&self.backbone, pool, workspace, build).await
             {
                 tracing::warn!(error = format!("{error:#}"), workspace.id = %workspace, "pending prebuild not cancelled");
             }
         }
         Ok(())
-    }
-
-    async fn observe(&self, work: &mut Work, pool: &LockedPool) -> anyhow::Result<PoolSnapshot> {
-        let preset = pool.config.preset_id;
-        let prebuilds = pool::list_members(work.conn(), preset).await?;
-        let around = pool::environment(work.conn(), pool, DAEMON_GONE_AFTER_SECONDS).await?;
-        let recent = if pool.consecutive_failures == 0 {
-            Vec::new()
-        } else {
-            let since = work.now() - self.settings.reconciliation_backoff_lookback_period;
-            pool::list_recent_failures(work.conn(), preset, since).await?
-        };
-        Ok(PoolSnapshot {
-            prebuilds,
-            failures: Failures {
-                recent,
-                consecutive: pool.consecutive_failures,
-                breaker: pool.breaker,
-            },
-            pauses: around.pauses,
-            has_daemon: around.has_daemon,
-            in_flight: around.in_flight,
-            ..PoolSnapshot::default()
-        })
     }
 
     fn count(&self, plan: &Plan) {
@@ -113,12 +90,8 @@ fn describe(plan: &Plan) {
 }
 
 /// The decision log gets an entry when something is done, or when the reasons have changed.
-fn record(
-    work: &Work,
-    pool: &LockedPool,
-    snapshot: &PoolSnapshot,
-    plan: &Plan,
-) -> anyhow::Result<Record> {
+fn record(work: &Work, look: &Look, plan: &Plan) -> anyhow::Result<Record> {
+    let Observed { pool, snapshot, .. } = &look.observed;
     let reasons = serde_json::to_value(&plan.reasons)?;
     // A plan that was cut off at its limit is continued at once.
     let creates_more = plan.actions.iter().any(|it| matches!(it, Action::Create { .. }))
@@ -136,6 +109,7 @@ fn record(
             .get("traceparent")
             .and_then(|it| it.as_str()?.split('-').nth(1).map(ToOwned::to_owned)),
         due_at: if creates_more { Some(work.now()) } else { plan.next_look },
+        claims: look.claims,
         now: work.now(),
     })
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use berth_db::pool;
+use berth_db::pool::{self, Patience};
 use futures_util::StreamExt;
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +35,7 @@ async fn sweep(reconciler: &Reconciler, stop: &CancellationToken) -> anyhow::Res
         .take_until(stop.cancelled())
         .for_each_concurrent(reconciler.concurrency, |preset| async move {
             // One preset's error never stops another's.
-            if let Err(error) = reconciler.reconcile(preset).await {
+            if let Err(error) = reconciler.reconcile(preset, Patience::Skip).await {
                 tracing::warn!(error = format!("{error:#}"), preset.id = %preset, "preset not reconciled");
             }
         })

@@ -1,6 +1,8 @@
 use berth_backbone::{Backbone, Clock};
 use berth_bus::{Bus, BusConfig};
+use berth_db::pool::{Locked, Patience};
 use berth_domain::id::PresetId;
+use berth_domain::plan::PrebuildSettings;
 use berth_testkit::{SOON, TestDatabase, servers, subject_space, wait_until};
 use prometheus::Registry;
 use uuid::Uuid;
@@ -42,7 +44,8 @@ async fn given_pool(desired: u32) -> TestDatabase {
                 values ('{preset}', '{version}', '{template}', '{org}');
             insert into provisioner_daemons (id, organization_id, name, version, api_version, provisioners, tags,
                                              created_at, last_seen_at)
-                values ('{job}', '{org}', 'd', '0', '1.0', '{{exec}}', '{{}}', now(), now());
+                values ('{job}', '{org}', 'd', '0', '1.0', '{{exec}}',
+                        '{{\"scope\": \"organization\", \"owner\": \"\"}}', now(), now());
             commit;"
         ))
         .await;
@@ -58,6 +61,14 @@ async fn reconciler(database: &TestDatabase) -> Reconciler {
     Reconciler::new(backbone, &Config::default(), Metrics::register(&Registry::new()).unwrap())
 }
 
+/// Takes the pool as a pass does.
+async fn lock(transaction: &mut berth_db::Transaction) {
+    let (settings, now) = (PrebuildSettings::default(), Clock::default().now());
+    let locked =
+        berth_db::pool::lock(transaction, PRESET, Patience::Wait, &settings, now).await.unwrap();
+    assert!(matches!(locked, Locked::Ours(_)), "{locked:?}");
+}
+
 async fn prebuilds(database: &TestDatabase) -> i64 {
     database.count("select count(*) from workspaces where not deleted").await
 }
@@ -70,7 +81,7 @@ async fn two_reconcilers_together_never_over_create() {
 
     let passes = (0..8)
         .map(|n| if n % 2 == 0 { one.clone() } else { two.clone() })
-        .map(|replica| tokio::spawn(async move { replica.reconcile(PRESET).await.unwrap() }));
+        .map(|replica| tokio::spawn(async move { replica.reconcile(PRESET, Patience::Wait).await.unwrap() }));
     for pass in passes.collect::<Vec<_>>() {
         pass.await.unwrap();
     }
@@ -89,9 +100,9 @@ async fn a_change_that_commits_while_a_pass_waits_is_not_missed() {
     let replica = reconciler(&database).await;
     let db = berth_db::connect(&database.url, 2, "test").unwrap();
     let mut holder = berth_db::begin(&db).await.unwrap();
-    berth_db::pool::lock(&mut holder, PRESET).await.unwrap().unwrap();
+    lock(&mut holder).await;
 
-    let pass = tokio::spawn(async move { replica.reconcile(PRESET).await });
+    let pass = tokio::spawn(async move { replica.reconcile(PRESET, Patience::Wait).await });
     let waits = "select count(*) from pg_stat_activity
                  where wait_event_type = 'Lock' and datname = current_database()";
     wait_until("the pass waits for the lock", SOON, async || {
@@ -114,14 +125,14 @@ async fn a_mark_set_during_a_pass_outlives_it() {
     let replica = reconciler(&database).await;
     let db = berth_db::connect(&database.url, 2, "test").unwrap();
     let mut pass = berth_db::begin(&db).await.unwrap();
-    berth_db::pool::lock(&mut pass, PRESET).await.unwrap().unwrap();
+    lock(&mut pass).await;
 
     let now = replica.backbone.clock.now();
     berth_db::pool::mark_dirty(&replica.backbone.db, &[PRESET], now).await.unwrap();
     pass.commit().await.unwrap();
 
     assert_eq!(berth_db::pool::list_due(&db, 10).await.unwrap(), [PRESET]);
-    replica.reconcile(PRESET).await.unwrap();
+    replica.reconcile(PRESET, Patience::Wait).await.unwrap();
     assert_eq!(berth_db::pool::list_due(&db, 10).await.unwrap(), []);
 }
 
@@ -139,12 +150,12 @@ async fn a_held_pool_creates_nothing_and_says_why() {
              values (gen_random_uuid(), 'deployment', gen_random_uuid(), now())",
         )
         .await;
-    replica.reconcile(PRESET).await.unwrap();
+    replica.reconcile(PRESET, Patience::Wait).await.unwrap();
     assert_eq!((prebuilds(&database).await, database.value(newest).await.as_str()), (0, "paused"));
 
     database.rows("delete from prebuild_pauses").await;
     database.rows("update provisioner_daemons set disconnected_at = now()").await;
-    replica.reconcile(PRESET).await.unwrap();
+    replica.reconcile(PRESET, Patience::Wait).await.unwrap();
     let reasons = "select reasons::text from prebuild_decisions order by created_at desc limit 1";
     assert!(database.value(reasons).await.contains("capacity"));
     assert!(prebuilds(&database).await <= 2);
@@ -155,7 +166,7 @@ async fn a_held_pool_creates_nothing_and_says_why() {
 async fn a_claimed_workspace_is_never_deleted() {
     let database = given_pool(1).await;
     let replica = reconciler(&database).await;
-    replica.reconcile(PRESET).await.unwrap();
+    replica.reconcile(PRESET, Patience::Wait).await.unwrap();
     let found = database.rows("select id, latest_build_id from workspaces").await;
     let (workspace, build) = (found[0][0].parse().unwrap(), found[0][1].parse().unwrap());
     let db = &replica.backbone.db;
@@ -178,13 +189,13 @@ async fn a_claimed_workspace_is_never_deleted() {
 async fn pending_prebuilds_of_an_inactive_preset_are_cancelled_and_gone() {
     let database = given_pool(3).await;
     let replica = reconciler(&database).await;
-    replica.reconcile(PRESET).await.unwrap();
+    replica.reconcile(PRESET, Patience::Wait).await.unwrap();
     assert_eq!(prebuilds(&database).await, 3);
     database
         .rows("update templates set active_version_id = '00000000-0000-0000-0000-000000000006'")
         .await;
 
-    replica.reconcile(PRESET).await.unwrap();
+    replica.reconcile(PRESET, Patience::Wait).await.unwrap();
 
     assert_eq!(prebuilds(&database).await, 0);
     let open = "select count(*) from provisioner_jobs where completed_at is null";

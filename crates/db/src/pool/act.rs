@@ -49,6 +49,8 @@ pub struct Record {
     pub due_at: Option<Timestamp>,
     /// Whether the log gets an entry.
     pub is_logged: bool,
+    /// Claims since the last look.
+    pub claims: i64,
     /// When.
     pub now: Timestamp,
 }
@@ -62,7 +64,10 @@ pub async fn insert_prebuild(db: impl Executor<'_>, new: &NewPrebuild) -> Result
             id, owner_id, organization_id, template_id, name, created_at, updated_at, last_used_at,
             automatic_updates, pool_preset_id, pool_state, pool_expires_at
         )
-        values ($1, $2, $3, $4, $5, $6, $6, $6, 'never', $7, 'starting', $8)",
+        -- Decided after an invalidation, it is valid, whatever the clock of whoever invalidated.
+        select $1, $2, $3, $4, $5, greatest($6, p.last_invalidated_at), $6, $6, 'never', $7,
+               'starting', $8
+        from prebuild_pools p where p.preset_id = $7",
         new.id.0,
         PREBUILDS_USER.0,
         new.organization_id.0,
@@ -232,7 +237,8 @@ pub async fn record(db: impl Executor<'_>, record: &Record) -> Result<(), DbErro
         "
         with pool as (
             update prebuild_pools
-            set due_at = $2, last_reconciled_at = $3, last_reasons = $4
+            set due_at = $2, last_reconciled_at = $3, last_reasons = $4,
+                claimed_total = claimed_total + $11
             where preset_id = $1
         )
         insert into prebuild_decisions (
@@ -248,7 +254,8 @@ pub async fn record(db: impl Executor<'_>, record: &Record) -> Result<(), DbErro
         record.state,
         record.actions,
         record.trace_id,
-        record.is_logged
+        record.is_logged,
+        record.claims
     )
     .execute(db)
     .await?;

@@ -1,36 +1,11 @@
 //! Which pools need a look, and taking one for a look.
 
-use berth_domain::id::{OrganizationId, PresetId, TemplateId, VersionId};
-use berth_domain::plan::{Breaker, PoolConfig, Standing};
-use berth_domain::preset::{Prebuilds, PresetSchedule};
-use berth_domain::state::{PrebuildStatus, ProvisionerType};
+use berth_domain::id::PresetId;
+use berth_domain::plan::PrebuildSettings;
 use jiff::Timestamp;
-use serde_json::Value;
 
+use super::observe::{Observed, observe};
 use crate::{DbError, Executor, maybe_time};
-
-/// A pool, locked until the transaction ends.
-#[derive(Debug, Clone)]
-pub struct LockedPool {
-    /// What a plan needs of the preset.
-    pub config: PoolConfig,
-    /// The version it belongs to.
-    pub version_id: VersionId,
-    /// The template; `None` while the version belongs to none.
-    pub template_id: Option<TemplateId>,
-    /// The organization.
-    pub organization_id: OrganizationId,
-    /// The tool that builds it.
-    pub provisioner: ProvisionerType,
-    /// Failures in a row.
-    pub consecutive_failures: u32,
-    /// The open breaker.
-    pub breaker: Option<Breaker>,
-    /// Names for messages: organization, template, version, preset.
-    pub names: [String; 4],
-    /// Reasons of the newest plan.
-    pub last_reasons: Value,
-}
 
 /// Pools that were marked or whose time has come, at most `limit`. Reads the marks and the index on
 /// the due time, and nothing else.
@@ -56,96 +31,86 @@ pub async fn next_due(db: impl Executor<'_>) -> Result<Option<Timestamp>, DbErro
     Ok(maybe_time(row.due_at))
 }
 
-/// Locks a pool, takes its marks away (folding the claims that they tell of into its total), and
-/// reads it. `None`: there is no such pool.
+/// Whether a look waits for a pool that another replica is looking at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// It does: what woke us may be news to that look.
+    Wait,
+    /// It does not: that look does our work.
+    Skip,
+}
+
+/// What came of locking a pool.
+#[derive(Debug, Clone)]
+pub enum Locked {
+    /// The pool is ours until the transaction ends.
+    Ours(Box<Look>),
+    /// Another replica is looking at it.
+    Busy,
+    /// There is no such pool (any more).
+    Gone,
+}
+
+/// A look at a locked pool.
+#[derive(Debug, Clone)]
+pub struct Look {
+    /// What is there.
+    pub observed: Observed,
+    /// Claims that the marks told of, to be added to the pool's total by [`super::record`].
+    pub claims: i64,
+}
+
+/// Locks a pool, takes its marks away, and reads it. The marks of a pool that is gone go as well.
 ///
 /// Two statements, in this order: the first one's snapshot is older than the lock, so it takes only
 /// marks of changes that the second one, whose snapshot is newer, is sure to see. A change that
 /// commits while we wait for the lock keeps its mark and gets another look.
+///
+/// Where creations in flight are capped, the organization's pools come one after the other as well:
+/// two that count at the same time would fill the last place twice.
 #[tracing::instrument(name = "db.pool.lock", skip_all, fields(preset.id = %preset), err)]
 pub async fn lock(
     db: &mut crate::Connection,
     preset: PresetId,
-) -> Result<Option<LockedPool>, DbError> {
-    sqlx::query!(
-        "
-        with taken as (
-            delete from prebuild_pool_marks where preset_id = $1 returning claims
-        )
-        update prebuild_pools
-        set claimed_total = claimed_total + (select coalesce(sum(claims), 0) from taken)
-        where preset_id = $1",
-        preset.0
-    )
-    .execute(&mut *db)
-    .await?;
-    read(db, preset).await
-}
-
-async fn read(db: &mut crate::Connection, preset: PresetId) -> Result<Option<LockedPool>, DbError> {
-    let row = sqlx::query!(
+    patience: Patience,
+    settings: &PrebuildSettings,
+    now: Timestamp,
+) -> Result<Locked, DbError> {
+    let taken = sqlx::query!(
         r#"
-        select p.template_version_id, p.template_id, p.organization_id, p.prebuild_status,
-               p.consecutive_failures, p.breaker_opened_at, p.probe_attempts, p.last_probe_at,
-               p.last_invalidated_at, p.last_reasons,
-               s.name as preset_name, s.desired_instances, s.ttl_seconds, s.scheduling_timezone,
-               v.name as version_name, v.provisioner, o.name as organization_name,
-               t.name as "template_name?",
-               coalesce(t.active_version_id = v.id and not t.deleted and t.deprecation_message = '', false)
-                   as "active!",
-               coalesce((
-                   select jsonb_agg(jsonb_build_object('cron', c.cron, 'instances', c.desired_instances)
-                                    order by c.position)
-                   from template_version_preset_schedules c where c.preset_id = p.preset_id
-               ), '[]') as "schedules!"
-        from prebuild_pools p
-        join template_version_presets s on s.id = p.preset_id
-        join template_versions v on v.id = p.template_version_id
-        join organizations o on o.id = p.organization_id
-        left join templates t on t.id = p.template_id
-        where p.preset_id = $1"#,
-        preset.0
+        with waited as materialized (
+            select organization_id from prebuild_pools where preset_id = $1 and $2
+            for no key update
+        ), tried as materialized (
+            select organization_id from prebuild_pools where preset_id = $1 and not $2
+            for no key update skip locked
+        ), pool as materialized (
+            select organization_id from waited union all select organization_id from tried
+        ), turn as materialized (
+            select pg_advisory_xact_lock(hashtextextended(organization_id::text, 61))
+            from pool where $3
+        ), known as materialized (
+            select from prebuild_pools where preset_id = $1
+        ), taken as (
+            delete from prebuild_pool_marks
+            where preset_id = $1
+              and (exists (select from pool) or not exists (select from known))
+            returning claims
+        )
+        select exists (select from pool) as "is_ours!", exists (select from known) as "is_known!",
+               (select coalesce(sum(claims), 0) from taken) as "claims!",
+               (select count(*) from turn) as turns"#,
+        preset.0,
+        patience == Patience::Wait,
+        settings.max_in_flight > 0
     )
-    .fetch_optional(db)
+    .fetch_one(&mut *db)
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    let schedules: Vec<PresetSchedule> = serde_json::from_value(row.schedules)
-        .map_err(|source| DbError::Json { what: "preset schedules", source })?;
-    let prebuilds = row.desired_instances.map(|instances| Prebuilds {
-        instances,
-        ttl_seconds: row.ttl_seconds,
-        timezone: row.scheduling_timezone,
-        schedules,
-    });
-    let breaker = row.breaker_opened_at.map(|opened_at| Breaker {
-        opened_at: opened_at.to_jiff(),
-        probes: count(row.probe_attempts),
-        last_probe_at: maybe_time(row.last_probe_at),
-    });
-    Ok(Some(LockedPool {
-        config: PoolConfig {
-            preset_id: preset,
-            standing: if row.active { Standing::Active } else { Standing::Inactive },
-            prebuilds,
-            status: row.prebuild_status.parse::<PrebuildStatus>()?,
-            last_invalidated_at: maybe_time(row.last_invalidated_at),
-        },
-        version_id: VersionId(row.template_version_id),
-        template_id: row.template_id.map(TemplateId),
-        organization_id: OrganizationId(row.organization_id),
-        provisioner: row.provisioner.parse()?,
-        consecutive_failures: count(row.consecutive_failures),
-        breaker,
-        names: [
-            row.organization_name,
-            row.template_name.unwrap_or_default(),
-            row.version_name,
-            row.preset_name,
-        ],
-        last_reasons: row.last_reasons,
+    if !taken.is_ours {
+        return Ok(if taken.is_known { Locked::Busy } else { Locked::Gone });
+    }
+    let observed = observe(db, preset, settings, now).await?;
+    Ok(observed.map_or(Locked::Gone, |observed| {
+        Locked::Ours(Box::new(Look { observed, claims: taken.claims }))
     }))
-}
-
-fn count(stored: i32) -> u32 {
-    u32::try_from(stored).unwrap_or_default()
 }

@@ -1,22 +1,8 @@
-//! What a plan looks at.
+//! What is read of pools beside [`super::observe`].
 
-use berth_domain::id::{BuildId, PresetId, VersionId, WorkspaceId};
-use berth_domain::plan::{Pause, Prebuild};
-use jiff::Timestamp;
+use berth_domain::id::{PresetId, VersionId};
 
-use super::LockedPool;
-use crate::{DbError, Executor, at, maybe_time};
-
-/// What surrounds a pool.
-#[derive(Debug, Clone)]
-pub struct Environment {
-    /// Pauses that cover it and have not ended.
-    pub pauses: Vec<Pause>,
-    /// A live daemon could run its jobs.
-    pub has_daemon: bool,
-    /// Prebuild creations in flight in its organization.
-    pub in_flight: u32,
-}
+use crate::{DbError, Executor};
 
 /// One pool's gauges.
 #[derive(Debug, Clone)]
@@ -41,113 +27,6 @@ pub struct PoolRow {
     pub is_hard_limited: bool,
     /// Monotonic totals: created, failed, claimed, replaced.
     pub totals: [i64; 4],
-}
-
-/// The pool's workspaces that are not deleted, oldest first.
-#[tracing::instrument(name = "db.pool.list_members", skip_all, fields(preset.id = %preset), err)]
-pub async fn list_members(
-    db: impl Executor<'_>,
-    preset: PresetId,
-) -> Result<Vec<Prebuild>, DbError> {
-    let rows = sqlx::query!(
-        r#"
-        select w.id, w.pool_state as "pool_state!", w.created_at, b.id as build_id, b.build_number,
-               j.started_at is not null as "acquired!", j.completed_at,
-               (j.canceled_at is not null and j.canceled_by is not null) as "canceled_by_person!",
-               case when w.pool_state = 'failed_delete' then (
-                   select count(*) from workspace_builds d
-                   where d.workspace_id = w.id and d.transition = 'delete'
-               ) else 0 end as "failed_deletes!"
-        from workspaces w
-        join workspace_builds b on b.id = w.latest_build_id
-        join provisioner_jobs j on j.id = b.job_id
-        where w.pool_preset_id = $1 and not w.deleted
-        order by w.created_at, w.id"#,
-        preset.0
-    )
-    .fetch_all(db)
-    .await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(Prebuild {
-                workspace_id: WorkspaceId(row.id),
-                build_id: BuildId(row.build_id),
-                build_number: row.build_number,
-                state: row.pool_state.parse()?,
-                created_at: row.created_at.to_jiff(),
-                is_acquired: row.acquired,
-                is_canceled_by_person: row.canceled_by_person,
-                finished_at: maybe_time(row.completed_at),
-                failed_deletes: u32::try_from(row.failed_deletes).unwrap_or(u32::MAX),
-            })
-        })
-        .collect()
-}
-
-/// Pauses, daemons and creations in flight around a pool.
-#[tracing::instrument(name = "db.pool.environment", skip_all, fields(preset.id = %pool.config.preset_id), err)]
-pub async fn environment(
-    db: impl Executor<'_>,
-    pool: &LockedPool,
-    daemon_gone_after_seconds: f64,
-) -> Result<Environment, DbError> {
-    let row = sqlx::query!(
-        r#"
-        select
-            coalesce((
-                select jsonb_agg(jsonb_build_object('scope', scope, 'reason', reason, 'until', expires_at))
-                from prebuild_pauses
-                where (expires_at is null or expires_at > now())
-                  and (scope = 'deployment' or scope_id in ($1, $2, $3))
-            ), '[]') as "pauses!",
-            exists (
-                select from provisioner_daemons d
-                where d.organization_id = $1 and $4 = any (d.provisioners)
-                  and d.disconnected_at is null
-                  and d.last_seen_at > now() - $5::double precision * interval '1 second'
-            ) as "has_daemon!",
-            (
-                select count(*) from provisioner_jobs j
-                where j.organization_id = $1 and j.class = 4 and j.completed_at is null
-            ) as "in_flight!""#,
-        pool.organization_id.0,
-        pool.template_id.map(|it| it.0),
-        pool.config.preset_id.0,
-        pool.provisioner.as_str(),
-        daemon_gone_after_seconds
-    )
-    .fetch_one(db)
-    .await?;
-    Ok(Environment {
-        pauses: serde_json::from_value(row.pauses)
-            .map_err(|source| DbError::Json { what: "pauses", source })?,
-        has_daemon: row.has_daemon,
-        in_flight: u32::try_from(row.in_flight).unwrap_or(u32::MAX),
-    })
-}
-
-/// When creations of the pool failed by the template's fault, since `since`.
-#[tracing::instrument(name = "db.pool.list_recent_failures", skip_all, fields(preset.id = %preset), err)]
-pub async fn list_recent_failures(
-    db: impl Executor<'_>,
-    preset: PresetId,
-    since: Timestamp,
-) -> Result<Vec<Timestamp>, DbError> {
-    let rows = sqlx::query!(
-        r#"
-        select j.completed_at as "completed_at!"
-        from workspace_builds b
-        join provisioner_jobs j on j.id = b.job_id
-        where b.preset_id = $1 and b.stage = 'prebuild' and b.transition = 'start'
-          and b.created_at > $2 and j.status = 'failed' and j.error_code = 'template'
-        order by j.completed_at desc
-        limit 1000"#,
-        preset.0,
-        at(since)
-    )
-    .fetch_all(db)
-    .await?;
-    Ok(rows.into_iter().map(|row| row.completed_at.to_jiff()).collect())
 }
 
 /// The values of a new prebuild's parameters: the preset's, else the template's defaults. `None`
