@@ -5,6 +5,7 @@ pub mod builder;
 mod clock;
 mod config;
 mod open;
+pub mod promotion;
 mod relay;
 #[cfg(test)]
 mod tests;

@@ -30,6 +30,7 @@ pub mod outbox;
 pub mod pool;
 pub mod prebuild;
 pub mod preset;
+pub mod promotion;
 pub mod provisioner_key;
 pub mod purge;
 pub mod resource;

@@ -398,23 +398,32 @@ pub async fn set_open_to_everyone(
     Ok(())
 }
 
-/// Makes a version the active one. `false`: it is not a version of this template whose import
-/// succeeded, or it is put away.
+/// Makes a version the active one; the one that was becomes the previous one, whose prebuilds stay
+/// claimable with `keeps_previous`. Nothing is a candidate any more. `false`: it is not a version of
+/// this template whose import succeeded, or it is put away.
 #[tracing::instrument(name = "db.template.promote", skip_all, fields(template.id = %id, version.id = %version), err)]
 pub async fn promote(
     db: impl Executor<'_>,
     id: TemplateId,
     version: VersionId,
+    keeps_previous: bool,
     now: Timestamp,
 ) -> Result<bool, DbError> {
     let done = sqlx::query!(
         "
-        update templates t set active_version_id = v.id, provisioner = v.provisioner, updated_at = $3
+        update templates t
+        set active_version_id = v.id, provisioner = v.provisioner, candidate_version_id = null,
+            previous_version_id = case
+                when t.active_version_id = v.id then t.previous_version_id
+                else t.active_version_id
+            end,
+            keeps_previous = $3, updated_at = $4
         from template_versions v join provisioner_jobs j on j.id = v.job_id
         where t.id = $1 and not t.deleted and v.id = $2 and v.template_id = t.id
           and not v.archived and j.status = 'succeeded'",
         id.0,
         version.0,
+        keeps_previous,
         at(now)
     )
     .execute(db)

@@ -99,7 +99,8 @@ pub fn decide(promotion: &Promotion, now: Timestamp) -> Step {
 }
 
 /// How many of a pool must be ready: `percent` of what it may have, rounded up.
-fn needed(pool: &Candidate, percent: u32) -> u32 {
+#[must_use]
+pub fn needed(pool: &Candidate, percent: u32) -> u32 {
     let share = (u64::from(percent.min(100)) * u64::from(pool.desired)).div_ceil(100);
     u32::try_from(share).unwrap_or(u32::MAX)
 }

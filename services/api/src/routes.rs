@@ -12,6 +12,7 @@ mod meta;
 mod notification_setting;
 mod organization;
 mod prebuild;
+mod promotion;
 mod provisioner;
 mod reinit;
 mod session;
@@ -42,6 +43,7 @@ const RESOURCES: &[fn() -> Router<App>] = &[
     audit_log::routes,
     version::routes,
     template::routes,
+    promotion::routes,
     meta::routes,
     file::routes,
     organization::routes,

@@ -3,13 +3,13 @@
 use axum::Router;
 use axum::extract::State;
 use axum::routing::{get, post};
-use berth_backbone::Work;
+use berth_backbone::{Work, promotion};
 use berth_bus::event::{Event, TemplateChanged, TemplateVerb, Wake};
 use berth_db::template::{self, Filter, NewTemplate, Settings, Template};
 use berth_db::{pool, version};
 use berth_domain::authz::{Action, Resource, ResourceKind};
 use berth_domain::id::{OrganizationId, PresetId, TemplateId, VersionId};
-use berth_domain::state::JobStatus;
+use berth_domain::state::{JobStatus, PromotionOutcome};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -34,7 +34,7 @@ pub(crate) fn routes() -> Router<App> {
             get(show_version_by_names),
         )
         .route("/templates/{template}", get(show).patch(update).delete(remove))
-        .route("/templates/{template}/versions", get(list_versions).patch(promote))
+        .route("/templates/{template}/versions", get(list_versions))
         .route("/templates/{template}/versions/{version}", get(list_versions_by_name))
         .route("/templates/{template}/prebuilds/invalidate", post(invalidate))
 }
@@ -293,6 +293,11 @@ async fn changed(
     Ok(())
 }
 
+async fn end_promotion(work: &mut Work, id: TemplateId, why: &str) -> Result<(), ApiError> {
+    promotion::stop(work, id, PromotionOutcome::CalledOff, why).await?;
+    Ok(())
+}
+
 #[tracing::instrument(name = "http.template.update", skip_all)]
 async fn update(
     State(app): State<App>,
@@ -312,8 +317,11 @@ async fn update(
     if let Some(closed) = closed {
         template::set_open_to_everyone(work.conn(), id, !closed).await?;
     }
-    // Deprecation ends pools.
+    // Deprecation ends pools, and what was to become one.
     if old.settings.deprecation_message != settings.deprecation_message {
+        if !settings.deprecation_message.is_empty() {
+            end_promotion(&mut work, id, "the template was deprecated").await?;
+        }
         changed(&mut work, old.organization_id, id, TemplateVerb::PolicyChanged).await?;
     }
     let change = Change::new("write", "template", id.0)
@@ -335,6 +343,7 @@ async fn remove(
     let old = find(&app, &caller, id, Action::Delete).await?;
     let mut work = app.begin().await?;
     let now = work.now();
+    end_promotion(&mut work, id, "the template was deleted").await?;
     if !template::mark_deleted(work.conn(), id, now).await? {
         let why = "There are workspaces of this template; delete them first.";
         return Err(ApiError::invalid(why));
@@ -409,41 +418,6 @@ async fn show_version_by_names(
     let template = find_by_name(&app, &caller, &organization, &template).await?;
     let version = versions_named(&app, template.id, name).await?.pop();
     version.map(Json).ok_or(ApiError::NotFound)
-}
-
-#[derive(Deserialize)]
-struct Promote {
-    id: VersionId,
-}
-
-/// Makes a version the active one; the pools of the old one end and those of the new one begin.
-#[tracing::instrument(name = "http.template.promote", skip_all)]
-async fn promote(
-    State(app): State<App>,
-    caller: Caller,
-    origin: Origin,
-    Path(id): Path<TemplateId>,
-    Json(body): Json<Promote>,
-) -> Result<Json<Message>, ApiError> {
-    let old = find(&app, &caller, id, Action::Update).await?;
-    let mut work = app.begin().await?;
-    let now = work.now();
-    if !template::promote(work.conn(), id, body.id, now).await? {
-        let detail = "is no version of this template whose import succeeded, or is archived";
-        return Err(ApiError::field("id", detail));
-    }
-    changed(&mut work, old.organization_id, id, TemplateVerb::Promoted).await?;
-    let diff = audit::diff(
-        &json!({ "active_version_id": old.active_version_id }),
-        &json!({ "active_version_id": body.id }),
-    );
-    let change = Change::new("write", "template", id.0)
-        .of(old.settings.name)
-        .within(old.organization_id)
-        .with_diff(diff);
-    audit::record(&mut work, caller.id(), &origin, change).await?;
-    work.commit().await?;
-    Ok(Json(Message::new("Updated the active template version!")))
 }
 
 #[derive(Deserialize)]
