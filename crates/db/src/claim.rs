@@ -53,6 +53,8 @@ pub struct Preparation {
     pub active_version_id: VersionId,
     /// The version that the request means.
     pub version_id: VersionId,
+    /// That version's name.
+    pub version_name: String,
     /// Whether it is archived.
     pub version_archived: bool,
     /// Where its import stands.
@@ -71,13 +73,25 @@ pub struct Preparation {
     pub quota: Quota,
 }
 
-/// What a claim from a pool is known to cost.
-#[derive(Debug, Clone, Copy, Deserialize)]
+/// What a claim from a pool is known to cost, and where else it may be served.
+#[derive(Debug, Clone, Deserialize)]
 pub struct PoolCost {
     /// The pool.
     pub preset_id: PresetId,
     /// Credits a day of its newest ready prebuild; 0 where there is none.
     pub daily_cost: i64,
+    /// The previous version's pool whose place it takes, while claims may still be served there.
+    #[serde(default)]
+    pub previous: Option<PreviousPool>,
+}
+
+/// A previous version's pool that serves what its successor cannot.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PreviousPool {
+    /// The pool.
+    pub preset_id: PresetId,
+    /// Its version.
+    pub version_id: VersionId,
 }
 
 pub(crate) fn json<T: DeserializeOwned>(what: &'static str, value: Value) -> Result<T, DbError> {
@@ -103,7 +117,7 @@ pub async fn prepare(
         select t.id, t.organization_id, t.name, t.deleted, t.deprecation_message, t.user_acl,
                t.group_acl, t.require_active_version, t.default_ttl_ms, t.allow_user_autostart,
                t.allow_user_autostop, t.active_version_id, v.id as version_id,
-               v.archived as version_archived, j.status as "import_status!",
+               v.name as version_name, v.archived as version_archived, j.status as "import_status!",
                coalesce((
                    select jsonb_agg(jsonb_build_object(
                        'name', p.name, 'display_name', p.display_name,
@@ -138,7 +152,13 @@ pub async fn prepare(
                        from workspaces w join workspace_builds b on b.id = w.latest_build_id
                        where w.pool_preset_id = p.id and w.pool_state = 'ready' and not w.deleted
                        limit 1
-                   ), 0)))
+                   ), 0), 'previous', (
+                       select jsonb_build_object('preset_id', o.preset_id,
+                                                 'version_id', o.template_version_id)
+                       from prebuild_pools o
+                       where o.successor_preset_id = p.id and pool_standing(o, t) = 'previous'
+                       limit 1
+                   )))
                    from template_version_presets p
                    where p.template_version_id = v.id and p.desired_instances is not null
                ), '[]') as "pools!",
@@ -195,6 +215,7 @@ pub async fn prepare(
             allow_user_autostop: row.allow_user_autostop,
             active_version_id: VersionId(row.active_version_id),
             version_id: VersionId(row.version_id),
+            version_name: row.version_name,
             version_archived: row.version_archived,
             import_status: row.import_status.parse()?,
             parameters: json("template version parameters", row.parameters)?,
@@ -219,6 +240,8 @@ pub struct Claimed {
     pub prebuild_created_at: Timestamp,
     /// W3C trace context of whoever ordered the prebuild.
     pub prebuild_trace: Value,
+    /// Its version is the template's previous one, kept until enough of the new one are ready.
+    pub is_previous_version: bool,
 }
 
 /// Hands one claimable prebuild of the preset to its new owner, in one statement: the workspace
@@ -237,15 +260,11 @@ pub async fn take(
     let row = sqlx::query!(
         r#"
         with candidate as (
-            select w.id, w.created_at
+            select w.id, w.created_at, pool_standing(p, t) = 'previous' as is_previous
             from workspaces w
             join prebuild_pools p on p.preset_id = w.pool_preset_id
             join templates t on t.id = w.template_id
-            where w.pool_preset_id = $1 and w.pool_state = 'ready' and not w.deleted
-              and (w.pool_expires_at is null or w.pool_expires_at > $2)
-              and w.created_at > coalesce(p.last_invalidated_at, '-infinity')
-              and t.active_version_id = p.template_version_id
-              and not t.deleted and t.deprecation_message = ''
+            where w.pool_preset_id = $1 and is_claimable(w, p, t, $2)
             order by w.pool_expires_at nulls last, w.created_at, w.id
             limit 1
             for update of w skip locked
@@ -259,7 +278,7 @@ pub async fn take(
             from candidate c
             where w.id = c.id and w.pool_state = 'ready' and not w.deleted
             returning w.id, w.organization_id, w.template_id, w.revision, w.latest_build_number,
-                      c.created_at
+                      c.created_at, c.is_previous
         ), version as (
             select v.id, v.provisioner, j.file_id, j.tags
             from template_versions v join provisioner_jobs j on j.id = v.job_id
@@ -294,7 +313,7 @@ pub async fn take(
             returning preset_id
         )
         select w.id, w.organization_id, w.template_id, w.revision, w.latest_build_number,
-               w.created_at, v.provisioner, exists (select from marked) as "marked!",
+               w.created_at, w.is_previous as "is_previous!", v.provisioner, exists (select from marked) as "marked!",
                (
                    select j.trace_metadata
                    from workspace_builds b join provisioner_jobs j on j.id = b.job_id
@@ -336,6 +355,7 @@ pub async fn take(
             },
             prebuild_created_at: row.created_at.to_jiff(),
             prebuild_trace: row.prebuild_trace.unwrap_or_default(),
+            is_previous_version: row.is_previous,
         })
     })
     .transpose()
@@ -399,9 +419,7 @@ pub async fn diagnose(
             select count(*) as members,
                    count(*) filter (where w.pool_state = 'ready') as ready,
                    count(*) filter (
-                       where w.pool_state = 'ready'
-                         and (w.pool_expires_at <= $2
-                              or w.created_at <= coalesce(p.last_invalidated_at, '-infinity'))
+                       where w.pool_state = 'ready' and not prebuild_lives(w, p, $2)
                    ) as ready_expired,
                    count(*) filter (where w.pool_state = 'unready') as unready,
                    count(*) filter (where w.pool_state = 'starting') as starting

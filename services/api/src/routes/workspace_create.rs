@@ -1,29 +1,20 @@
 //! Creating a workspace: whether a prebuild serves the request is the system's business.
 
+mod choice;
+mod order;
+
 use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
 use berth_backbone::Work;
-use berth_backbone::builder::{self, BuildRequest};
-use berth_bus::event::{Event, Wake, WorkspaceChanged, WorkspaceVerb};
-use berth_db::build::NewBuild;
-use berth_db::claim::{self, PoolFacts, Preparation, Wanted};
+use berth_bus::event::Wake;
 use berth_db::claim_attempt::{self, Attempt};
 use berth_db::idempotency;
 use berth_db::user::User;
-use berth_db::workspace::{self, NewWorkspace};
-use berth_domain::authz::{Action, Resource, ResourceKind};
-use berth_domain::id::{
-    BuildId, JobId, OrganizationId, PresetId, TemplateId, VersionId, WorkspaceId,
-};
+use berth_domain::id::{OrganizationId, PresetId, TemplateId, VersionId, WorkspaceId};
 use berth_domain::name;
-use berth_domain::parameter::{Occasion, Resolution, Value as ParameterValue, validate};
-use berth_domain::plan::Reason;
-use berth_domain::preset::{Match, Preset, matching};
-use berth_domain::state::{
-    BuildReason, BuildStage, ClaimOutcome, JobClass, JobStatus, MissReason, PrebuildStatus,
-    Transition,
-};
+use berth_domain::parameter::Value as ParameterValue;
+use berth_domain::state::MissReason;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -32,10 +23,14 @@ use sha2::{Digest as _, Sha256};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::edge::Origin;
-use crate::error::{ApiError, Validation};
+use crate::error::ApiError;
 use crate::extract::{Json, Path};
 use crate::lookup;
 use crate::routes::{workspace_change, workspace_view};
+
+pub(crate) use choice::refused;
+use choice::{choose, new_workspace, prepare};
+use order::Order;
 
 /// Most characters of an `Idempotency-Key`.
 const KEY_MAX: usize = 255;
@@ -65,6 +60,12 @@ struct CreateWorkspace {
     automatic_updates: Option<String>,
     #[serde(default)]
     rich_parameter_values: Option<Vec<ParameterValue>>,
+}
+
+impl CreateWorkspace {
+    fn requested(&self) -> &[ParameterValue] {
+        self.rich_parameter_values.as_deref().unwrap_or_default()
+    }
 }
 
 async fn create_in(
@@ -163,7 +164,8 @@ async fn answer(
     Ok((StatusCode::OK, Json(view)))
 }
 
-/// Checks everything, then writes everything in one transaction.
+/// Checks everything, then writes everything in one transaction. A version that became the active
+/// one in between is no reason to go without a prebuild: everything is checked again, once.
 #[tracing::instrument(
     name = "http.workspace.create",
     skip_all,
@@ -176,64 +178,101 @@ async fn make(
     request: &Request,
     key: Option<&Key>,
 ) -> Result<(WorkspaceId, Value), ApiError> {
-    let body = &request.body;
-    name::workspace(&body.name)?;
-    let prepared = prepare(app, caller, request).await?;
-    let choice = choose(&prepared, body)?;
-    let workspace = new_workspace(request, &prepared)?;
-    if prepared.name_taken {
-        let message = format!("Workspace {:?} already exists.", body.name);
-        return Err(ApiError::conflict(message, Some("name")));
+    let asking = Asking { app, caller, origin, request, key };
+    // Whoever names a preset names one of a version, and gets that.
+    let may_follow = request.body.template_version_id.is_none()
+        && request.body.template_version_preset_id.is_none();
+    let mut made = asking.once(may_follow).await?;
+    if made.is_none() {
+        made = asking.once(false).await?;
     }
-    if let Some(pool) = choice.pool
-        && let Some(cost) = prepared.pools.iter().find(|it| it.preset_id == pool)
-    {
-        prepared
-            .quota
-            .check(cost.daily_cost, 0)
+    made.ok_or_else(|| ApiError::internal(anyhow::anyhow!("no workspace was made")))
+}
+
+/// A request with what it came with.
+struct Asking<'a> {
+    app: &'a App,
+    caller: &'a Caller,
+    origin: &'a Origin,
+    request: &'a Request,
+    key: Option<&'a Key>,
+}
+
+impl Asking<'_> {
+    /// `None`, with nothing written, only where `may_follow`: no prebuild was to be had, and another
+    /// version is active by now.
+    async fn once(&self, may_follow: bool) -> Result<Option<(WorkspaceId, Value)>, ApiError> {
+        let body = &self.request.body;
+        name::workspace(&body.name)?;
+        let prepared = prepare(self.app, self.caller, self.request).await?;
+        let choice = choose(&prepared, body.requested(), body.template_version_preset_id)?;
+        let workspace = new_workspace(self.request, &prepared)?;
+        if prepared.name_taken {
+            let message = format!("Workspace {:?} already exists.", body.name);
+            return Err(ApiError::conflict(message, Some("name")));
+        }
+        choice
+            .affordable(&prepared)
             .map_err(|error| ApiError::conflict(error.to_string(), None))?;
+
+        let mut work = self.app.begin().await?;
+        let order = Order {
+            caller: self.caller,
+            prepared: &prepared,
+            choice: &choice,
+            body,
+            workspace: &workspace,
+        };
+        let attempt = match order.claim(&mut work).await? {
+            Some(attempt) => attempt,
+            None => {
+                let miss = order.miss(&mut work).await?;
+                if may_follow && miss.is_outdated {
+                    return Ok(None);
+                }
+                order.build(&mut work, miss).await?
+            }
+        };
+        if let Some(pool) = choice.pool {
+            work.emit(Wake::pool(pool));
+        }
+        self.record(&mut work, &attempt, &workspace.name).await?;
+        work.commit().await?;
+        tracing::Span::current()
+            .record("workspace.id", tracing::field::display(attempt.workspace_id))
+            .record("outcome", tracing::field::display(attempt.outcome));
+        tracing::info!(
+            workspace.id = %attempt.workspace_id,
+            outcome = %attempt.outcome,
+            reason = attempt.reason.map(MissReason::as_str),
+            "workspace created"
+        );
+        Ok(Some((attempt.workspace_id, told(&attempt))))
     }
 
-    let mut work = app.begin().await?;
-    let order = Order { caller, prepared: &prepared, choice: &choice, workspace: &workspace };
-    let attempt = match order.claim(&mut work).await? {
-        Some(attempt) => attempt,
-        None => order.build(&mut work).await?,
-    };
-    if let Some(pool) = choice.pool {
-        work.emit(Wake::pool(pool));
-    }
-    if let Some(key) = key {
-        let stored = idempotency::Stored {
-            body_hash: key.body_hash.clone(),
-            workspace_id: attempt.workspace_id,
-        };
-        let now = work.now();
-        if !idempotency::insert(work.conn(), caller.id(), &key.text, &stored, now).await? {
-            return Err(ApiError::conflict("The same request is under way.", None));
+    async fn record(&self, work: &mut Work, attempt: &Attempt, name: &str) -> Result<(), ApiError> {
+        if let Some(key) = self.key {
+            let stored = idempotency::Stored {
+                body_hash: key.body_hash.clone(),
+                workspace_id: attempt.workspace_id,
+            };
+            let (now, caller) = (work.now(), self.caller.id());
+            if !idempotency::insert(work.conn(), caller, &key.text, &stored, now).await? {
+                return Err(ApiError::conflict("The same request is under way.", None));
+            }
         }
+        claim_attempt::insert(work.conn(), attempt).await?;
+        let line = workspace_change::Line {
+            organization: attempt.organization_id,
+            action: "create",
+            resource_type: "workspace",
+            id: attempt.workspace_id.0,
+            target: name,
+            diff: json!({ "name": { "old": "", "new": name, "secret": false } }),
+        };
+        workspace_change::audit(work, self.caller, self.origin, line).await?;
+        Ok(())
     }
-    claim_attempt::insert(work.conn(), &attempt).await?;
-    let line = workspace_change::Line {
-        organization: prepared.organization_id,
-        action: "create",
-        resource_type: "workspace",
-        id: attempt.workspace_id.0,
-        target: &workspace.name,
-        diff: json!({ "name": { "old": "", "new": workspace.name, "secret": false } }),
-    };
-    workspace_change::audit(&mut work, caller, origin, line).await?;
-    work.commit().await?;
-    tracing::Span::current()
-        .record("workspace.id", tracing::field::display(attempt.workspace_id))
-        .record("outcome", tracing::field::display(attempt.outcome));
-    tracing::info!(
-        workspace.id = %attempt.workspace_id,
-        outcome = %attempt.outcome,
-        reason = attempt.reason.map(MissReason::as_str),
-        "workspace created"
-    );
-    Ok((attempt.workspace_id, told(&attempt)))
 }
 
 fn told(attempt: &Attempt) -> Value {
@@ -242,353 +281,4 @@ fn told(attempt: &Attempt) -> Value {
         told.extend(detail.clone());
     }
     told
-}
-
-/// Reads what decides, and decides whether the caller may.
-async fn prepare(app: &App, caller: &Caller, request: &Request) -> Result<Preparation, ApiError> {
-    let body = &request.body;
-    let (wanted, field) = match (body.template_version_id, body.template_id) {
-        (Some(version), _) => (Wanted::Version(version), "template_version_id"),
-        (None, Some(template)) => (Wanted::Template(template), "template_id"),
-        (None, None) => {
-            return Err(ApiError::field(
-                "template_id",
-                "name a template, or a version in template_version_id",
-            ));
-        }
-    };
-    let missing = || ApiError::field(field, "there is no such template, or you may not see it");
-    let prepared = claim::prepare(app.db(), wanted, request.owner.id, &body.name)
-        .await?
-        .ok_or_else(missing)?;
-    let in_organization = |kind| Resource::new(kind).in_organization(prepared.organization_id);
-    let template = in_organization(ResourceKind::Template).with_acl(prepared.acl.clone());
-    let elsewhere = request.organization.is_some_and(|it| it != prepared.organization_id)
-        || body.template_id.is_some_and(|it| it != prepared.template_id);
-    if prepared.template_deleted || elsewhere || !caller.may(Action::Read, &template) {
-        return Err(missing());
-    }
-    caller.authorize(Action::Use, &template)?;
-    let workspace = in_organization(ResourceKind::Workspace).owned_by(request.owner.id);
-    caller.authorize(Action::Create, &workspace)?;
-    if request.owner.is_system || !prepared.owner_is_member {
-        return Err(ApiError::invalid(format!(
-            "{} is no member of the organization that the template belongs to.",
-            request.owner.username
-        )));
-    }
-    usable(&prepared, field)?;
-    let may_choose_version = caller.may(Action::Update, &template);
-    if prepared.require_active_version
-        && prepared.version_id != prepared.active_version_id
-        && !may_choose_version
-    {
-        return Err(ApiError::field(
-            "template_version_id",
-            "the template requires its active version; leave the version out",
-        ));
-    }
-    Ok(prepared)
-}
-
-fn usable(prepared: &Preparation, field: &str) -> Result<(), ApiError> {
-    if !prepared.deprecation_message.is_empty() {
-        return Err(ApiError::field(
-            field,
-            format!(
-                "template {:?} is deprecated: {}",
-                prepared.template_name, prepared.deprecation_message
-            ),
-        ));
-    }
-    if prepared.version_archived {
-        return Err(ApiError::field(field, "the version is archived; name another one"));
-    }
-    if prepared.import_status != JobStatus::Succeeded {
-        return Err(ApiError::field(
-            field,
-            format!(
-                "the import of the version is {}; only versions whose import succeeded can be built",
-                prepared.import_status
-            ),
-        ));
-    }
-    Ok(())
-}
-
-/// What will be built, and the pool that may have it ready.
-struct Choice {
-    preset: Option<PresetId>,
-    pool: Option<PresetId>,
-    /// Why no pool is asked at all.
-    miss: Option<(MissReason, Value)>,
-    parameters: Vec<(String, String)>,
-}
-
-fn choose(prepared: &Preparation, body: &CreateWorkspace) -> Result<Choice, ApiError> {
-    let requested = body.rich_parameter_values.clone().unwrap_or_default();
-    let (preset, miss) = match body.template_version_preset_id {
-        Some(id) => (Some(named(prepared, id)?), None),
-        None => match matching(&prepared.presets, &requested, &prepared.parameters) {
-            Match::Preset(preset) => (Some(preset), None),
-            Match::Miss(nearest) => {
-                let detail = json!({ "nearest_preset": nearest });
-                (None, Some((MissReason::NoMatchingPreset, detail)))
-            }
-        },
-    };
-    let values = validate(&Resolution {
-        parameters: &prepared.parameters,
-        requested: &requested,
-        previous: &[],
-        preset: &preset.map(|it| it.spec.values()).unwrap_or_default(),
-        occasion: Occasion::First,
-    })
-    .map_err(refused)?;
-    let pool = preset.filter(|it| it.spec.prebuilds.is_some()).map(|it| it.id);
-    let miss = match (preset, pool) {
-        (Some(_), None) => Some((MissReason::NotAPool, json!({}))),
-        _ => miss,
-    };
-    Ok(Choice {
-        preset: preset.map(|it| it.id),
-        pool,
-        miss,
-        parameters: values.into_iter().map(|it| (it.name, it.value)).collect(),
-    })
-}
-
-fn named(prepared: &Preparation, id: PresetId) -> Result<&Preset, ApiError> {
-    prepared.presets.iter().find(|it| it.id == id).ok_or_else(|| {
-        let known: Vec<String> =
-            prepared.presets.iter().map(|it| format!("{} ({})", it.spec.name, it.id)).collect();
-        ApiError::field(
-            "template_version_preset_id",
-            format!(
-                "version {} has no preset {id}; it has: {}",
-                prepared.version_id,
-                if known.is_empty() { "none".to_owned() } else { known.join(", ") }
-            ),
-        )
-    })
-}
-
-/// Refused parameters, by name.
-pub(crate) fn refused(errors: Vec<berth_domain::parameter::FieldError>) -> ApiError {
-    let validations =
-        errors.into_iter().map(|it| Validation { field: it.field, detail: it.detail }).collect();
-    ApiError::fields(validations)
-}
-
-fn new_workspace(request: &Request, prepared: &Preparation) -> Result<NewWorkspace, ApiError> {
-    let body = &request.body;
-    let schedule = body.autostart_schedule.as_deref().filter(|it| !it.trim().is_empty());
-    if let Some(schedule) = schedule {
-        workspace_change::check_schedule(schedule)?;
-    }
-    let asked = body.ttl_ms.map(workspace_change::check_ttl).transpose()?;
-    let default = (prepared.default_ttl_ms > 0).then_some(prepared.default_ttl_ms);
-    let ttl_ms = match asked {
-        Some(ttl) if prepared.allow_user_autostop => ttl,
-        _ => default,
-    };
-    Ok(NewWorkspace {
-        owner_id: request.owner.id,
-        organization_id: prepared.organization_id,
-        template_id: prepared.template_id,
-        name: body.name.clone(),
-        autostart_schedule: schedule
-            .filter(|_| prepared.allow_user_autostart)
-            .map(ToOwned::to_owned),
-        ttl_ms,
-        automatic_updates: workspace_change::check_updates(body.automatic_updates.as_deref())?,
-    })
-}
-
-/// A request that passed every check.
-struct Order<'a> {
-    caller: &'a Caller,
-    prepared: &'a Preparation,
-    choice: &'a Choice,
-    workspace: &'a NewWorkspace,
-}
-
-impl Order<'_> {
-    /// Hands a prebuild over. `None`: there is none to be had.
-    async fn claim(&self, work: &mut Work) -> Result<Option<Attempt>, ApiError> {
-        let Some(pool) = self.choice.pool else { return Ok(None) };
-        let mut new = NewBuild {
-            id: BuildId(work.id()),
-            job_id: JobId(work.id()),
-            // The statement finds the workspace.
-            workspace_id: WorkspaceId(uuid::Uuid::nil()),
-            version_id: self.prepared.version_id,
-            preset_id: Some(pool),
-            transition: Transition::Start,
-            initiator_id: self.caller.id(),
-            reason: BuildReason::Initiator,
-            stage: BuildStage::Claim,
-            class: JobClass::Claim,
-            pool_state: None,
-            parameters: self.choice.parameters.clone(),
-            trace: work.trace(),
-            now: work.now(),
-        };
-        let taken = claim::take(work.conn(), pool, self.workspace, &new).await?;
-        let Some(taken) = taken else { return Ok(None) };
-        new.workspace_id = taken.workspace_id;
-        // So that one can walk from a claim to the pass that ordered the prebuild, and to its build.
-        let ordered = taken.prebuild_trace.as_object().into_iter().flatten();
-        berth_bus::trace::link(ordered.filter_map(|(k, v)| Some((k.as_str(), v.as_str()?))));
-        builder::announce(work, &new, &taken.build);
-        work.emit(Event::Workspace(WorkspaceChanged {
-            organization_id: taken.build.organization_id,
-            workspace_id: taken.workspace_id,
-            owner_id: self.workspace.owner_id,
-            what: WorkspaceVerb::Claimed,
-            revision: taken.build.revision,
-        }));
-        let attempt = self.attempt(work, taken.workspace_id, new.id);
-        Ok(Some(Attempt { prebuild_created_at: Some(taken.prebuild_created_at), ..attempt }))
-    }
-
-    /// Makes an ordinary workspace, and finds out why no prebuild served.
-    async fn build(&self, work: &mut Work) -> Result<Attempt, ApiError> {
-        let (reason, detail) = self.miss(work).await?;
-        let id = WorkspaceId(work.id());
-        let now = work.now();
-        workspace::insert(work.conn(), id, self.workspace, now).await?;
-        let request = BuildRequest {
-            workspace_id: id,
-            version_id: self.prepared.version_id,
-            preset_id: self.choice.preset,
-            transition: Transition::Start,
-            initiator_id: self.caller.id(),
-            reason: BuildReason::Initiator,
-            stage: BuildStage::None,
-            class: JobClass::Human,
-            pool_state: None,
-            parameters: self.choice.parameters.clone(),
-        };
-        let queued = builder::queue(work, request).await?;
-        work.emit(Event::Workspace(WorkspaceChanged {
-            organization_id: self.prepared.organization_id,
-            workspace_id: id,
-            owner_id: self.workspace.owner_id,
-            what: WorkspaceVerb::Created,
-            revision: queued.build.revision,
-        }));
-        let attempt = self.attempt(work, id, queued.build_id);
-        Ok(Attempt { outcome: ClaimOutcome::Miss, reason: Some(reason), detail, ..attempt })
-    }
-
-    async fn miss(&self, work: &mut Work) -> Result<(MissReason, Value), ApiError> {
-        if let Some((reason, detail)) = &self.choice.miss {
-            return Ok((*reason, detail.clone()));
-        }
-        let Some(pool) = self.choice.pool else { return Ok((MissReason::NotAPool, json!({}))) };
-        let now = work.now();
-        let facts = claim::diagnose(work.conn(), pool, now).await?;
-        Ok(facts.map_or((MissReason::NotAPool, json!({})), |facts| miss_reason(&facts)))
-    }
-
-    fn attempt(&self, work: &Work, workspace: WorkspaceId, build: BuildId) -> Attempt {
-        Attempt {
-            id: work.id(),
-            created_at: work.now(),
-            organization_id: self.prepared.organization_id,
-            template_id: self.prepared.template_id,
-            version_id: self.prepared.version_id,
-            preset_id: self.choice.preset,
-            user_id: self.workspace.owner_id,
-            workspace_id: workspace,
-            build_id: build,
-            outcome: ClaimOutcome::Hit,
-            reason: None,
-            detail: json!({}),
-            prebuild_created_at: None,
-            build_status: None,
-        }
-    }
-}
-
-/// Why a pool that looks like this handed nothing out.
-fn miss_reason(facts: &PoolFacts) -> (MissReason, Value) {
-    let live = facts.ready - facts.ready_expired;
-    if !facts.active {
-        let detail = json!({ "explanation": "the version is not the template's active one" });
-        return (MissReason::Empty, detail);
-    }
-    if live > 0 {
-        return (MissReason::AllLocked, json!({ "ready": live }));
-    }
-    if facts.ready_expired > 0 && facts.unready + facts.starting == 0 {
-        return (MissReason::Expired, json!({ "expired": facts.ready_expired }));
-    }
-    if facts.unready + facts.starting > 0 {
-        let detail = json!({
-            "unready": facts.unready,
-            "starting": facts.starting,
-            "agents_waited_for": facts.waiting_for,
-        });
-        return (MissReason::NoneReady, detail);
-    }
-    let reason = match facts.status {
-        _ if facts.paused => MissReason::Paused,
-        PrebuildStatus::HardLimited => MissReason::HardLimited,
-        PrebuildStatus::ValidationFailed => MissReason::ValidationFailed,
-        PrebuildStatus::Healthy => serde_json::from_value::<Vec<Reason>>(facts.reasons.clone())
-            .unwrap_or_default()
-            .iter()
-            .find_map(Reason::miss_reason)
-            .unwrap_or(MissReason::Empty),
-    };
-    (reason, json!({}))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pool() -> PoolFacts {
-        PoolFacts {
-            members: 0,
-            ready: 0,
-            ready_expired: 0,
-            unready: 0,
-            starting: 0,
-            waiting_for: Vec::new(),
-            status: PrebuildStatus::Healthy,
-            paused: false,
-            active: true,
-            reasons: json!([]),
-        }
-    }
-
-    #[track_caller]
-    fn check(facts: &PoolFacts, expected: MissReason) {
-        assert_eq!(miss_reason(facts).0, expected);
-    }
-
-    #[test]
-    fn a_miss_names_what_the_pool_lacks() {
-        check(&pool(), MissReason::Empty);
-        check(&PoolFacts { ready: 2, ..pool() }, MissReason::AllLocked);
-        check(&PoolFacts { ready: 2, ready_expired: 2, ..pool() }, MissReason::Expired);
-        check(
-            &PoolFacts { ready: 2, ready_expired: 2, starting: 1, ..pool() },
-            MissReason::NoneReady,
-        );
-        check(&PoolFacts { unready: 1, ..pool() }, MissReason::NoneReady);
-    }
-
-    #[test]
-    fn an_empty_pool_says_what_holds_its_creation() {
-        check(&PoolFacts { paused: true, ..pool() }, MissReason::Paused);
-        let held = |status| PoolFacts { status, ..pool() };
-        check(&held(PrebuildStatus::HardLimited), MissReason::HardLimited);
-        check(&held(PrebuildStatus::ValidationFailed), MissReason::ValidationFailed);
-        let reasons = serde_json::to_value([Reason::Capacity]).unwrap();
-        check(&PoolFacts { reasons, ..pool() }, MissReason::Capacity);
-    }
 }
