@@ -95,10 +95,14 @@ pub async fn insert_parameters(
 }
 
 /// Stores the presets of a version with their values and schedules, and a pool for each that has a
-/// prebuild configuration. Gives the presets that are pools.
+/// prebuild configuration, with the policy that its template's operators chose for it. Gives the
+/// presets that are pools.
+///
+/// The template's lock comes first: a policy that is being changed is waited for, and one that
+/// changes later finds these pools.
 #[tracing::instrument(name = "db.import.insert_presets", skip_all, fields(version.id = %version, rows = presets.len()), err)]
 pub async fn insert_presets(
-    db: impl Executor<'_>,
+    db: &mut crate::Connection,
     version: VersionId,
     presets: &[Preset],
     now: Timestamp,
@@ -117,6 +121,15 @@ pub async fn insert_presets(
             })
         })
         .collect();
+    sqlx::query!(
+        "
+        select from templates t join template_versions v on v.template_id = t.id
+        where v.id = $1
+        for no key update of t",
+        version.0
+    )
+    .execute(&mut *db)
+    .await?;
     let pools: Vec<Uuid> = sqlx::query_scalar!(
         "
         with preset as (
@@ -141,8 +154,11 @@ pub async fn insert_presets(
             select p.id, s.place::int, s.schedule ->> 'cron', (s.schedule ->> 'instances')::int
             from preset p, jsonb_array_elements(p.schedules) with ordinality as s (schedule, place)
         ), pools as (
-            insert into prebuild_pools (preset_id, template_version_id, template_id, organization_id)
-            select p.id, v.id, v.template_id, v.organization_id
+            insert into prebuild_pools (
+                preset_id, template_version_id, template_id, organization_id, policy
+            )
+            select p.id, v.id, v.template_id, v.organization_id,
+                   effective_pool_policy(v.template_id, p.name)
             from preset p, template_versions v
             where v.id = $1 and p.desired_instances is not null
             returning preset_id

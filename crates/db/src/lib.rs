@@ -13,6 +13,7 @@ pub mod claim_attempt;
 pub mod completion;
 pub mod daemon;
 pub mod dead_letter;
+pub mod decision;
 pub mod file;
 pub mod group;
 pub mod idempotency;
@@ -27,7 +28,9 @@ pub mod membership;
 pub mod notification;
 pub mod organization;
 pub mod outbox;
+pub mod pause;
 pub mod pool;
+pub mod pool_policy;
 pub mod prebuild;
 pub mod preset;
 pub mod promotion;
@@ -158,6 +161,11 @@ pub fn connect(url: &str, max: u32, application: &str) -> Result<Pool, DbError> 
 /// Begins a transaction.
 pub async fn begin(pool: &Pool) -> Result<Transaction, DbError> {
     Ok(pool.begin().await?)
+}
+
+/// Begins a transaction that sees one moment and can write nothing.
+pub async fn begin_reading(pool: &Pool) -> Result<Transaction, DbError> {
+    Ok(pool.begin_with("begin isolation level repeatable read, read only").await?)
 }
 
 /// A timestamp as a statement binds it.

@@ -1,6 +1,7 @@
-//! Prebuilds as operators see them: the pause of the deployment, and every pool with its numbers.
+//! Prebuilds as operators see them: every pool with its numbers, and what they do to pools.
 
-use berth_domain::id::{OrganizationId, PresetId, TemplateId, UserId, VersionId};
+use berth_domain::id::{OrganizationId, PresetId, TemplateId, VersionId};
+use berth_domain::plan::Standing;
 use berth_domain::preset::Prebuilds;
 use berth_domain::state::PrebuildStatus;
 use jiff::Timestamp;
@@ -25,36 +26,6 @@ pub async fn is_paused(db: impl Executor<'_>, now: Timestamp) -> Result<bool, Db
     .await?)
 }
 
-/// Pauses the whole deployment until it is resumed.
-#[tracing::instrument(name = "db.prebuild.pause", skip_all, err)]
-pub async fn pause(
-    db: impl Executor<'_>,
-    id: Uuid,
-    actor: UserId,
-    now: Timestamp,
-) -> Result<(), DbError> {
-    sqlx::query!(
-        "
-        insert into prebuild_pauses (id, scope, actor_id, created_at)
-        values ($1, 'deployment', $2, $3)
-        on conflict (scope, scope_id) do update
-        set actor_id = excluded.actor_id, created_at = excluded.created_at, expires_at = null",
-        id,
-        actor.0,
-        at(now)
-    )
-    .execute(db)
-    .await?;
-    Ok(())
-}
-
-/// Resumes the deployment.
-#[tracing::instrument(name = "db.prebuild.resume", skip_all, err)]
-pub async fn resume(db: impl Executor<'_>) -> Result<(), DbError> {
-    sqlx::query!("delete from prebuild_pauses where scope = 'deployment'").execute(db).await?;
-    Ok(())
-}
-
 /// A pool with its numbers.
 #[derive(Debug, Clone)]
 pub struct Pool {
@@ -74,8 +45,8 @@ pub struct Pool {
     pub version_id: VersionId,
     /// The version's name.
     pub version_name: String,
-    /// Whether the version is active and the template neither deleted nor deprecated.
-    pub active: bool,
+    /// What the version is to the template.
+    pub standing: Standing,
     /// What the template asks for.
     pub prebuilds: Prebuilds,
     /// What a claim could have at once.
@@ -94,28 +65,47 @@ pub struct Pool {
     pub paused: bool,
     /// Its health.
     pub status: PrebuildStatus,
+    /// Failures of its own in a row.
+    pub consecutive_failures: i32,
+    /// Since when the breaker is open.
+    pub breaker_opened_at: Option<Timestamp>,
+    /// Prebuilds made before this moment are expired.
+    pub last_invalidated_at: Option<Timestamp>,
     /// Reasons of the newest plan.
     pub reasons: Value,
     /// When it was last looked at.
     pub last_reconciled_at: Option<Timestamp>,
 }
 
-/// Every pool of the given organizations (`None`: of all) that is active or has members, by name.
+/// Which pools.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Filter<'a> {
+    /// Of these organizations; `None`: of all.
+    pub organizations: Option<&'a [Uuid]>,
+    /// Of this template.
+    pub template: Option<TemplateId>,
+    /// Of presets of this name.
+    pub preset_name: Option<&'a str>,
+}
+
+/// The pools that are in use (of the active version, of a candidate, of a previous version that is
+/// kept) or have members, by name.
 #[tracing::instrument(name = "db.prebuild.list_pools", skip_all, err)]
 #[expect(clippy::too_many_lines, reason = "one statement and its mapping, column by column")]
 pub async fn list_pools(
     db: impl Executor<'_>,
-    organizations: Option<&[Uuid]>,
+    filter: Filter<'_>,
     now: Timestamp,
 ) -> Result<Vec<Pool>, DbError> {
     let rows = sqlx::query!(
         r#"
         select p.preset_id, r.name as preset_name, p.organization_id, o.name as organization_name,
                p.template_id, coalesce(t.name, '') as "template_name!", p.template_version_id,
-               v.name as version_name, s.active as "active!", p.prebuild_status, p.last_reasons,
-               p.last_reconciled_at, m.claimable as "claimable!", m.starting as "starting!",
-               m.unready as "unready!", m.running as "running!", m.failed as "failed!",
-               m.deleting as "deleting!",
+               v.name as version_name, pool_standing(p, t) as "standing!", p.prebuild_status,
+               p.consecutive_failures, p.breaker_opened_at, p.last_invalidated_at,
+               p.last_reasons, p.last_reconciled_at, m.claimable as "claimable!",
+               m.starting as "starting!", m.unready as "unready!", m.running as "running!",
+               m.failed as "failed!", m.deleting as "deleting!",
                jsonb_build_object(
                    'instances', coalesce(r.desired_instances, 0), 'ttl_seconds', r.ttl_seconds,
                    'timezone', r.scheduling_timezone,
@@ -138,16 +128,8 @@ pub async fn list_pools(
         join organizations o on o.id = p.organization_id
         left join templates t on t.id = p.template_id
         cross join lateral (
-            select coalesce(t.active_version_id = p.template_version_id and not t.deleted
-                            and t.deprecation_message = '', false) as active
-        ) s
-        cross join lateral (
             select count(*) as members,
-                   count(*) filter (
-                       where w.pool_state = 'ready' and s.active
-                         and (w.pool_expires_at is null or w.pool_expires_at > $2)
-                         and w.created_at > coalesce(p.last_invalidated_at, '-infinity')
-                   ) as claimable,
+                   count(*) filter (where is_claimable(w, p, t, $2)) as claimable,
                    count(*) filter (where w.pool_state = 'starting') as starting,
                    count(*) filter (where w.pool_state = 'unready') as unready,
                    count(*) filter (where w.pool_state in ('ready', 'unready')) as running,
@@ -155,10 +137,15 @@ pub async fn list_pools(
                    count(*) filter (where w.pool_state in ('deleting', 'failed_delete')) as deleting
             from workspaces w where w.pool_preset_id = p.preset_id and not w.deleted
         ) m
-        where ($1::uuid[] is null or p.organization_id = any($1)) and (s.active or m.members > 0)
+        where ($1::uuid[] is null or p.organization_id = any($1))
+          and ($3::uuid is null or p.template_id = $3)
+          and ($4::text is null or r.name = $4)
+          and (pool_standing(p, t) <> 'inactive' or m.members > 0)
         order by o.name, t.name, v.created_at, r.name"#,
-        organizations,
-        at(now)
+        filter.organizations,
+        at(now),
+        filter.template.map(|it| it.0),
+        filter.preset_name
     )
     .fetch_all(db)
     .await?;
@@ -173,7 +160,7 @@ pub async fn list_pools(
                 template_name: row.template_name,
                 version_id: VersionId(row.template_version_id),
                 version_name: row.version_name,
-                active: row.active,
+                standing: row.standing.parse()?,
                 prebuilds: json("preset schedules", row.prebuilds)?,
                 claimable: row.claimable,
                 starting: row.starting,
@@ -183,9 +170,135 @@ pub async fn list_pools(
                 deleting: row.deleting,
                 paused: row.paused,
                 status: row.prebuild_status.parse()?,
+                consecutive_failures: row.consecutive_failures,
+                breaker_opened_at: maybe_time(row.breaker_opened_at),
+                last_invalidated_at: maybe_time(row.last_invalidated_at),
                 reasons: row.last_reasons,
                 last_reconciled_at: maybe_time(row.last_reconciled_at),
             })
         })
         .collect()
+}
+
+/// Forgets the failures of a template's pools, or of those of one preset name, and marks them: the
+/// next plan closes an open breaker. Gives those that had any.
+#[tracing::instrument(name = "db.prebuild.reset", skip_all, fields(template.id = %template), err)]
+pub async fn reset(
+    db: impl Executor<'_>,
+    template: TemplateId,
+    preset_name: Option<&str>,
+    now: Timestamp,
+) -> Result<Vec<(PresetId, String)>, DbError> {
+    let rows = sqlx::query!(
+        "
+        with reset as (
+            update prebuild_pools p
+            set consecutive_failures = 0
+            from template_version_presets r
+            where p.template_id = $1 and r.id = p.preset_id and ($2::text is null or r.name = $2)
+              and (p.prebuild_status = 'hard_limited' or p.consecutive_failures > 0)
+            returning p.preset_id, r.name
+        ), marked as (
+            insert into prebuild_pool_marks (preset_id, created_at)
+            select preset_id, $3 from reset
+        )
+        select preset_id, name from reset order by name, preset_id",
+        template.0,
+        preset_name,
+        at(now)
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|row| (PresetId(row.preset_id), row.name)).collect())
+}
+
+/// Whether the template has a pool of a preset of this name, in whatever version.
+#[tracing::instrument(name = "db.prebuild.has_pool", skip_all, fields(template.id = %template), err)]
+pub async fn has_pool(
+    db: impl Executor<'_>,
+    template: TemplateId,
+    preset_name: &str,
+) -> Result<bool, DbError> {
+    Ok(sqlx::query_scalar!(
+        r#"
+        select exists (
+            select from prebuild_pools p join template_version_presets r on r.id = p.preset_id
+            where p.template_id = $1 and r.name = $2
+        ) as "has!""#,
+        template.0,
+        preset_name
+    )
+    .fetch_one(db)
+    .await?)
+}
+
+/// Invalidates every prebuild that a template's pools have, or those of one preset: none is
+/// claimable from the commit on. Marks the pools and gives them, with the moment of invalidation.
+///
+/// The caller holds the template's lock ([`crate::pool_policy::lock_template`]). Three statements,
+/// in this order:
+///
+/// 1. The members expire. A claim that began before our commit and gets to one of them afterwards
+///    looks at the row again under its lock and leaves it; one that holds the row now is waited
+///    for, and came first. The members come before their pools because that is the order in which
+///    a failed build's report locks them.
+/// 2. The pools are locked, which waits for passes that create prebuilds. Such a pass has committed
+///    when we hold the lock: its prebuilds are seen by the next statement.
+/// 3. The moment of invalidation is later than the creation of every member, whatever the clocks of
+///    other processes said. A pass that comes after us was decided after us, and its prebuilds are
+///    created no earlier than that moment ([`crate::pool::insert_prebuild`]): they are valid.
+#[tracing::instrument(name = "db.prebuild.invalidate", skip_all, fields(template.id = %template), err)]
+pub async fn invalidate(
+    db: &mut crate::Connection,
+    template: TemplateId,
+    preset: Option<PresetId>,
+    now: Timestamp,
+) -> Result<Vec<(PresetId, Timestamp)>, DbError> {
+    let preset = preset.map(|it| it.0);
+    sqlx::query!(
+        "
+        update workspaces w
+        set pool_expires_at = least(w.pool_expires_at, w.created_at)
+        from prebuild_pools p
+        where p.template_id = $1 and ($2::uuid is null or p.preset_id = $2)
+          and w.pool_preset_id = p.preset_id and not w.deleted
+          and w.pool_state in ('ready', 'unready', 'starting')",
+        template.0,
+        preset
+    )
+    .execute(&mut *db)
+    .await?;
+    sqlx::query!(
+        "
+        select from prebuild_pools
+        where template_id = $1 and ($2::uuid is null or preset_id = $2)
+        order by preset_id
+        for no key update",
+        template.0,
+        preset
+    )
+    .execute(&mut *db)
+    .await?;
+    let rows = sqlx::query!(
+        r#"
+        with invalidated as (
+            update prebuild_pools p
+            set last_invalidated_at = greatest($3, (
+                select max(w.created_at) + interval '1 microsecond'
+                from workspaces w where w.pool_preset_id = p.preset_id and not w.deleted
+            ), p.last_invalidated_at)
+            where p.template_id = $1 and ($2::uuid is null or p.preset_id = $2)
+            returning p.preset_id, p.last_invalidated_at
+        ), marked as (
+            insert into prebuild_pool_marks (preset_id, created_at)
+            select preset_id, $3 from invalidated
+        )
+        select preset_id, last_invalidated_at as "at!" from invalidated order by preset_id"#,
+        template.0,
+        preset,
+        at(now)
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|row| (PresetId(row.preset_id), row.at.to_jiff())).collect())
 }

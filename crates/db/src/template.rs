@@ -322,8 +322,11 @@ pub async fn adopt_version(
         with version as (
             update template_versions set template_id = $1, updated_at = $3 where id = $2
         ), pools as (
-            update prebuild_pools set template_id = $1 where template_version_id = $2
-            returning preset_id
+            update prebuild_pools p
+            set template_id = $1, policy = effective_pool_policy($1, r.name)
+            from template_version_presets r
+            where p.template_version_id = $2 and r.id = p.preset_id
+            returning p.preset_id
         )
         insert into prebuild_pool_marks (preset_id, created_at)
         select preset_id, $3 from pools",
@@ -454,32 +457,4 @@ pub async fn mark_deleted(
     .execute(db)
     .await?;
     Ok(done.rows_affected() == 1)
-}
-
-/// Invalidates the prebuilds made so far, of the whole template or of one preset
-/// only. Gives the presets whose pools changed.
-#[tracing::instrument(name = "db.template.invalidate", skip_all, fields(template.id = %id), err)]
-pub async fn invalidate(
-    db: impl Executor<'_>,
-    id: TemplateId,
-    preset: Option<Uuid>,
-    now: Timestamp,
-) -> Result<Vec<berth_domain::id::PresetId>, DbError> {
-    let rows = sqlx::query_scalar!(
-        "
-        with pools as (
-            update prebuild_pools set last_invalidated_at = $3
-            where template_id = $1 and ($2::uuid is null or preset_id = $2)
-            returning preset_id
-        )
-        insert into prebuild_pool_marks (preset_id, created_at)
-        select preset_id, $3 from pools
-        returning preset_id",
-        id.0,
-        preset,
-        at(now)
-    )
-    .fetch_all(db)
-    .await?;
-    Ok(rows.into_iter().map(berth_domain::id::PresetId).collect())
 }

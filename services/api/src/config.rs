@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use berth_backbone::{DatabaseConfig, HasStores};
 use berth_bus::BusConfig;
+use berth_domain::plan::PrebuildSettings;
 use berth_service_kit::{HasProcess, Period, Process};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,8 @@ pub struct Config {
     pub session: SessionConfig,
     /// How many requests are served to one caller.
     pub rate_limit: RateLimitConfig,
+    /// The rules of pools, as the reconciler has them: the dry run and `explain` plan with these.
+    pub prebuilds: PrebuildSettings,
 }
 
 /// Where and how requests are served.

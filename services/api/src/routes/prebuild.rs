@@ -1,17 +1,26 @@
-//! Prebuilds as operators see them: the pause of the deployment, the pools, and the claims.
+//! Prebuilds as operators see them: pools, why they are as they are, pauses, policies, and claims.
+
+mod change;
+mod explain;
+mod pause;
+mod plan;
+mod policy;
+mod words;
 
 use std::collections::BTreeSet;
 
 use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
+use axum::routing::{delete, get, post};
+use berth_backbone::Work;
 use berth_bus::event::Wake;
-use berth_db::prebuild::Pool;
-use berth_db::{claim_attempt, pool, prebuild};
+use berth_db::claim_attempt;
+use berth_db::pause::NewPause;
+use berth_db::prebuild::{self, Filter, Pool};
 use berth_domain::authz::{Action, Resource, ResourceKind};
-use berth_domain::id::OrganizationId;
-use berth_domain::plan::Reason;
+use berth_domain::id::{OrganizationId, PresetId};
+use berth_domain::plan::{PauseScope, Reason, Standing};
 use berth_domain::schedule;
 use http::StatusCode;
 use jiff::Timestamp;
@@ -27,12 +36,29 @@ use crate::extract::{Json, Paging, Path};
 use crate::lookup;
 use crate::routes::workspace_change;
 
+/// Pools that are woken one by one; more are left to one sweep.
+const WAKES_MAX: usize = 100;
+
 /// Routes of prebuilds.
 pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/prebuilds/settings", get(settings).put(change))
         .route("/prebuilds/pools", get(pools))
+        .route("/prebuilds/pauses", get(pause::list).post(pause::create))
+        .route("/prebuilds/pauses/{pause}", delete(pause::remove))
+        .route("/templates/{template}/pool-policy", get(policy::show).put(policy::replace))
+        .route("/templates/{template}/prebuilds/plan", get(plan::show))
+        .route("/templates/{template}/prebuilds/explain", get(explain::show))
+        .route("/templates/{template}/prebuilds/reset", post(change::reset))
+        .route("/templates/{template}/prebuilds/invalidate", post(change::invalidate))
         .route("/organizations/{organization}/claims", get(claims))
+}
+
+/// Wakes the reconciler for pools that were marked.
+fn wake(work: &mut Work, presets: &[PresetId]) {
+    for preset in presets.iter().take(WAKES_MAX) {
+        work.emit(Wake::pool(*preset));
+    }
 }
 
 async fn settings(State(app): State<App>, caller: Caller) -> Result<Json<Value>, ApiError> {
@@ -47,7 +73,8 @@ struct Settings {
     reconciliation_paused: bool,
 }
 
-/// 304 when nothing changes. Resuming marks every pool to be looked at.
+/// 304 when nothing changes. A pause that would end by itself gives way to one that does not.
+#[tracing::instrument(name = "http.prebuild.change_settings", skip_all)]
 async fn change(
     State(app): State<App>,
     caller: Caller,
@@ -58,19 +85,22 @@ async fn change(
     let wanted = body.reconciliation_paused;
     let mut work = app.begin().await?;
     let now = work.now();
-    if prebuild::is_paused(work.conn(), now).await? == wanted {
+    let old = pause::find(&mut work, PauseScope::Deployment, None).await?;
+    let is_as_wanted =
+        if wanted { old.as_ref().is_some_and(|it| it.expires_at.is_none()) } else { old.is_none() };
+    if is_as_wanted {
         return Ok(StatusCode::NOT_MODIFIED.into_response());
     }
-    let id = work.id();
+    let id = old.as_ref().map_or_else(|| work.id(), |it| it.id);
     if wanted {
-        prebuild::pause(work.conn(), id, caller.id(), now).await?;
+        let (scope, scope_id, actor) = (PauseScope::Deployment, None, caller.id());
+        let new = NewPause { id, scope, scope_id, actor, reason: "", expires_at: None, now };
+        berth_db::pause::upsert(work.conn(), &new).await?;
     } else {
-        prebuild::resume(work.conn()).await?;
+        berth_db::pause::delete(work.conn(), id).await?;
     }
-    for preset in pool::mark_all_dirty(work.conn(), now).await? {
-        work.emit(Wake::pool(preset));
-    }
-    let diff = json!({ "old": !wanted, "new": wanted, "secret": false });
+    pause::wake(&mut work, PauseScope::Deployment, None).await?;
+    let diff = json!({ "old": old.is_some(), "new": wanted, "secret": false });
     let line = workspace_change::Line {
         organization: OrganizationId(Uuid::nil()),
         action: "write",
@@ -100,14 +130,18 @@ async fn pools(State(app): State<App>, caller: Caller) -> Result<Json<Vec<Value>
     if !everywhere && organizations.is_empty() {
         return Err(ApiError::Forbidden);
     }
-    let scope = (!everywhere).then_some(organizations.as_slice());
+    let filter = Filter {
+        organizations: (!everywhere).then_some(organizations.as_slice()),
+        ..Filter::default()
+    };
     let now = app.now();
-    let pools = prebuild::list_pools(app.db(), scope, now).await?;
+    let pools = prebuild::list_pools(app.db(), filter, now).await?;
     Ok(Json(pools.iter().map(|it| pool_json(it, now)).collect()))
 }
 
 fn pool_json(it: &Pool, now: Timestamp) -> Value {
-    let desired = if it.active { schedule::desired(&it.prebuilds, now).instances } else { 0 };
+    let active = it.standing == Standing::Active;
+    let desired = if active { schedule::desired(&it.prebuilds, now).instances } else { 0 };
     let reasons: Vec<String> = serde_json::from_value::<Vec<Reason>>(it.reasons.clone())
         .unwrap_or_default()
         .iter()
@@ -122,7 +156,8 @@ fn pool_json(it: &Pool, now: Timestamp) -> Value {
         "template_name": it.template_name,
         "template_version_id": it.version_id,
         "template_version_name": it.version_name,
-        "active": it.active,
+        "standing": it.standing,
+        "active": active,
         "desired": desired,
         "claimable": it.claimable,
         "running": it.running,

@@ -2,13 +2,13 @@
 
 use axum::Router;
 use axum::extract::State;
-use axum::routing::{get, post};
+use axum::routing::get;
 use berth_backbone::{Work, promotion};
 use berth_bus::event::{Event, TemplateChanged, TemplateVerb, Wake};
 use berth_db::template::{self, Filter, NewTemplate, Settings, Template};
 use berth_db::{pool, version};
 use berth_domain::authz::{Action, Resource, ResourceKind};
-use berth_domain::id::{OrganizationId, PresetId, TemplateId, VersionId};
+use berth_domain::id::{OrganizationId, TemplateId, VersionId};
 use berth_domain::state::{JobStatus, PromotionOutcome};
 use serde::Deserialize;
 use serde_json::json;
@@ -36,7 +36,6 @@ pub(crate) fn routes() -> Router<App> {
         .route("/templates/{template}", get(show).patch(update).delete(remove))
         .route("/templates/{template}/versions", get(list_versions))
         .route("/templates/{template}/versions/{version}", get(list_versions_by_name))
-        .route("/templates/{template}/prebuilds/invalidate", post(invalidate))
 }
 
 fn resource(template: &Template) -> Resource {
@@ -418,48 +417,4 @@ async fn show_version_by_names(
     let template = find_by_name(&app, &caller, &organization, &template).await?;
     let version = versions_named(&app, template.id, name).await?.pop();
     version.map(Json).ok_or(ApiError::NotFound)
-}
-
-#[derive(Deserialize)]
-struct Invalidate {
-    preset_id: Option<PresetId>,
-}
-
-/// From this commit on no prebuild made so far is handed out.
-#[tracing::instrument(name = "http.template.invalidate", skip_all)]
-async fn invalidate(
-    State(app): State<App>,
-    caller: Caller,
-    origin: Origin,
-    Path(id): Path<TemplateId>,
-    body: axum::body::Bytes,
-) -> Result<Json<serde_json::Value>, ApiError> {
-    let template = find(&app, &caller, id, Action::Update).await?;
-    let preset = if body.is_empty() {
-        None
-    } else {
-        let body: Invalidate = serde_json::from_slice(&body)
-            .map_err(|error| ApiError::invalid(format!("The body cannot be read: {error}")))?;
-        body.preset_id
-    };
-    let mut work = app.begin().await?;
-    let now = work.now();
-    let presets = template::invalidate(work.conn(), id, preset.map(|it| it.0), now).await?;
-    if let (Some(preset), true) = (preset, presets.is_empty()) {
-        let detail = format!("{preset} is no preset of this template with prebuilds");
-        return Err(ApiError::field("preset_id", detail));
-    }
-    let what = TemplateVerb::Invalidated;
-    let organization_id = template.organization_id;
-    work.emit(Event::Template(TemplateChanged { organization_id, template_id: id, what }));
-    for preset in &presets {
-        work.emit(Wake::pool(*preset));
-    }
-    let change = Change::new("write", "template", id.0)
-        .of(template.settings.name)
-        .within(organization_id)
-        .with_diff(json!({ "last_invalidated_at": { "old": null, "new": now, "secret": false } }));
-    audit::record(&mut work, caller.id(), &origin, change).await?;
-    work.commit().await?;
-    Ok(Json(json!({ "invalidated": presets })))
 }
