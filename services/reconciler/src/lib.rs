@@ -9,6 +9,7 @@ mod execute;
 mod gauges;
 mod metrics;
 mod pass;
+mod promotion;
 mod sweep;
 #[cfg(test)]
 mod tests;

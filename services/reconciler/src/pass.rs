@@ -13,6 +13,7 @@ use tracing::Span;
 use crate::config::Config;
 use crate::execute;
 use crate::metrics::Metrics;
+use crate::promotion;
 
 /// Reconciles presets. Cheap to clone.
 #[derive(Clone)]
@@ -56,6 +57,7 @@ impl Reconciler {
         let later = execute::carry_out(&mut work, pool, &plan).await?;
         let record = record(&work, &look, &plan)?;
         pool::record(work.conn(), &record).await?;
+        promotion::tell_neighbours(&mut work, &look, &plan).await?;
         work.commit().await.context("commit the plan")?;
         self.count(&plan);
         for (workspace, build) in later {
@@ -66,7 +68,7 @@ impl Reconciler {
                 tracing::warn!(error = format!("{error:#}"), workspace.id = %workspace, "pending prebuild not cancelled");
             }
         }
-        Ok(())
+        Ok(promotion::look_after(&self.backbone, pool).await?)
     }
 
     fn count(&self, plan: &Plan) {

@@ -26,7 +26,7 @@ pub(crate) async fn run(reconciler: Reconciler, stop: CancellationToken) {
     }
 }
 
-/// Looks at every pool that needs it. With none, this is one statement.
+/// Looks at every pool and every warm promotion that needs it. With none, this is two statements.
 #[tracing::instrument(name = "reconcile.sweep", skip_all, err)]
 async fn sweep(reconciler: &Reconciler, stop: &CancellationToken) -> anyhow::Result<()> {
     let timer = reconciler.metrics.sweep_seconds.start_timer();
@@ -40,6 +40,7 @@ async fn sweep(reconciler: &Reconciler, stop: &CancellationToken) -> anyhow::Res
             }
         })
         .await;
+    crate::promotion::sweep(&reconciler.backbone).await?;
     timer.observe_duration();
     Ok(())
 }
