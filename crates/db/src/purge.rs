@@ -26,6 +26,67 @@ pub async fn decisions(
     Ok(done.rows_affected())
 }
 
+/// Deletes up to `limit` failed creations from before `before`. Answers with how many.
+#[tracing::instrument(name = "db.purge.prebuild_failures", skip_all, err)]
+pub async fn prebuild_failures(
+    db: impl Executor<'_>,
+    before: Timestamp,
+    limit: i64,
+) -> Result<u64, DbError> {
+    let done = sqlx::query!(
+        "
+        delete from prebuild_failures where build_id = any(array(
+            select build_id from prebuild_failures where failed_at < $1
+            order by failed_at limit $2 for update skip locked
+        ))",
+        at(before),
+        limit
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Deletes up to `limit` marks from before `before` whose pool is gone. Answers with how many.
+#[tracing::instrument(name = "db.purge.pool_marks", skip_all, err)]
+pub async fn pool_marks(
+    db: impl Executor<'_>,
+    before: Timestamp,
+    limit: i64,
+) -> Result<u64, DbError> {
+    let done = sqlx::query!(
+        "
+        delete from prebuild_pool_marks where id = any(array(
+            select m.id from prebuild_pool_marks m
+            where m.created_at < $1
+              and not exists (select from prebuild_pools p where p.preset_id = m.preset_id)
+            limit $2 for update of m skip locked
+        ))",
+        at(before),
+        limit
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Deletes up to `limit` pauses that ended before `before`. Answers with how many.
+#[tracing::instrument(name = "db.purge.pauses", skip_all, err)]
+pub async fn pauses(db: impl Executor<'_>, before: Timestamp, limit: i64) -> Result<u64, DbError> {
+    let done = sqlx::query!(
+        "
+        delete from prebuild_pauses where id = any(array(
+            select id from prebuild_pauses where expires_at < $1
+            limit $2 for update skip locked
+        ))",
+        at(before),
+        limit
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}
+
 /// Deletes up to `limit` idempotency keys from before `before`. Answers with how many.
 #[tracing::instrument(name = "db.purge.idempotency_keys", skip_all, err)]
 pub async fn idempotency_keys(

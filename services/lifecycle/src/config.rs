@@ -29,7 +29,8 @@ pub struct PurgeConfig {
     pub interval: Period,
     /// Most rows that one statement deletes; there are as many statements as needed.
     pub batch: u32,
-    /// Age at which an entry of the pools' decision log goes.
+    /// Age at which an entry of the pools' decision log goes; the same for failed creations, for
+    /// pauses that have ended, and for marks whose pool is gone.
     pub decisions: Period,
     /// Age at which an idempotency key goes.
     pub idempotency_keys: Period,

@@ -13,14 +13,20 @@ use crate::config::PurgeConfig;
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Decisions,
+    Failures,
+    Marks,
+    Pauses,
     IdempotencyKeys,
     ApiKeys,
     NotificationMessages,
     InboxNotifications,
 }
 
-const KINDS: [Kind; 5] = [
+const KINDS: [Kind; 8] = [
     Kind::Decisions,
+    Kind::Failures,
+    Kind::Marks,
+    Kind::Pauses,
     Kind::IdempotencyKeys,
     Kind::ApiKeys,
     Kind::NotificationMessages,
@@ -31,6 +37,9 @@ impl Kind {
     const fn name(self) -> &'static str {
         match self {
             Self::Decisions => "prebuild_decisions",
+            Self::Failures => "prebuild_failures",
+            Self::Marks => "prebuild_pool_marks",
+            Self::Pauses => "prebuild_pauses",
             Self::IdempotencyKeys => "idempotency_keys",
             Self::ApiKeys => "api_keys",
             Self::NotificationMessages => "notification_messages",
@@ -40,7 +49,7 @@ impl Kind {
 
     const fn keep(self, config: &PurgeConfig) -> Period {
         match self {
-            Self::Decisions => config.decisions,
+            Self::Decisions | Self::Failures | Self::Marks | Self::Pauses => config.decisions,
             Self::IdempotencyKeys => config.idempotency_keys,
             Self::ApiKeys => config.api_keys,
             Self::NotificationMessages | Self::InboxNotifications => config.notifications,
@@ -50,6 +59,9 @@ impl Kind {
     async fn delete(self, db: &Pool, before: Timestamp, limit: i64) -> Result<u64, DbError> {
         match self {
             Self::Decisions => purge::decisions(db, before, limit).await,
+            Self::Failures => purge::prebuild_failures(db, before, limit).await,
+            Self::Marks => purge::pool_marks(db, before, limit).await,
+            Self::Pauses => purge::pauses(db, before, limit).await,
             Self::IdempotencyKeys => purge::idempotency_keys(db, before, limit).await,
             Self::ApiKeys => purge::api_keys(db, before, limit).await,
             Self::NotificationMessages => purge::notification_messages(db, before, limit).await,

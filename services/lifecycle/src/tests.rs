@@ -38,6 +38,12 @@ async fn what_is_too_old_goes_batch_by_batch_and_the_rest_stays() {
                 from generate_series(1, 240) n;
             insert into prebuild_decisions (id, preset_id, created_at, desired, state, actions, reasons)
                 select gen_random_uuid(), gen_random_uuid(), at, 1, '{{}}', '[]', '[]' from hour;
+            insert into prebuild_failures (build_id, preset_id, failed_at, kind)
+                select gen_random_uuid(), gen_random_uuid(), at, 'build' from hour;
+            insert into prebuild_pool_marks (preset_id, created_at)
+                select gen_random_uuid(), at from hour;
+            insert into prebuild_pauses (id, scope, scope_id, actor_id, created_at, expires_at)
+                select gen_random_uuid(), 'preset', gen_random_uuid(), '{ADA}', at, at from hour;
             insert into idempotency_keys (user_id, key, body_hash, workspace_id, created_at)
                 select gen_random_uuid(), n::text, '', gen_random_uuid(), at from hour;
             insert into api_keys (id, secret_hash, user_id, login_type, lifetime_seconds, last_used_at,
@@ -58,6 +64,9 @@ async fn what_is_too_old_goes_batch_by_batch_and_the_rest_stays() {
 
     for (table, kept) in [
         ("prebuild_decisions", 168),
+        ("prebuild_failures", 168),
+        ("prebuild_pool_marks", 168),
+        ("prebuild_pauses", 168),
         ("idempotency_keys", 24),
         ("api_keys", 168),
         ("notification_messages", 168),
@@ -179,4 +188,32 @@ async fn a_lost_agent_that_is_heard_again_makes_its_prebuild_claimable() {
     assert!(moved.is_some());
     let state = "select pool_state from workspaces where name = 'prebuild'";
     assert_eq!(database.value(state).await, "ready");
+}
+
+/// A pool's marks are its next look's; a pause without an end is for people to end.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_marks_of_a_pool_that_is_there_and_open_pauses_stay() {
+    let database = TestDatabase::create().await;
+    given_workspaces(&database, "1 second").await;
+    database
+        .rows(&format!(
+            "
+            insert into template_version_presets (id, template_version_id, name, created_at)
+                select w.pool_preset_id, v.id, 'p', now()
+                from workspaces w, template_versions v where w.pool_preset_id is not null;
+            insert into prebuild_pools (preset_id, template_version_id, organization_id)
+                select p.id, p.template_version_id, o.id
+                from template_version_presets p, organizations o;
+            insert into prebuild_pool_marks (preset_id, created_at)
+                select preset_id, timestamptz '{NOW}' - interval '30 days' from prebuild_pools;
+            insert into prebuild_pauses (id, scope, actor_id, created_at)
+                values (gen_random_uuid(), 'deployment', '{ADA}',
+                        timestamptz '{NOW}' - interval '30 days');"
+        ))
+        .await;
+
+    purge(&database, 7).sweep(&CancellationToken::new()).await;
+
+    assert_eq!(database.count("select count(*) from prebuild_pool_marks").await, 1);
+    assert_eq!(database.count("select count(*) from prebuild_pauses").await, 1);
 }
