@@ -27,11 +27,14 @@ pub struct MembershipConfig {
     pub interval: Period,
     /// Organizations that are set right at once; each takes a connection.
     pub concurrency: usize,
+    /// Removes what was added in an organization whose last pool has been gone for 24 h. What people
+    /// configured there stays.
+    pub remove_unused: bool,
 }
 
 impl Default for MembershipConfig {
     fn default() -> Self {
-        Self { interval: Period::from_mins(5), concurrency: 4 }
+        Self { interval: Period::from_mins(5), concurrency: 4, remove_unused: false }
     }
 }
 

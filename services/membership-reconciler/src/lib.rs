@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use berth_backbone::Backbone;
-use berth_bus::event::{Sleeper, TemplateChanged, TemplateVerb, Wake};
+use berth_bus::event::{Sleeper, TemplateChanged, TemplateVerb};
 use berth_bus::subjects::Stream;
 use berth_bus::{Consumer, Delivery, HandlerError};
 use berth_domain::id::OrganizationId;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, MembershipConfig};
 pub use metrics::Metrics;
-pub use pass::{Membership, Outcome};
+pub use pass::{Membership, Outcome, UNUSED_FOR};
 
 /// Deliveries handled at once.
 const IN_FLIGHT: usize = 4;
@@ -29,14 +29,7 @@ const IN_FLIGHT: usize = 4;
 /// Runs the service until it is told to stop.
 pub async fn run(ctx: Context<Config>) -> anyhow::Result<()> {
     let backbone = Backbone::open(&ctx).await?;
-    let membership = Membership {
-        db: backbone.db.clone(),
-        clock: backbone.clock.clone(),
-        ids: backbone.ids,
-        concurrency: ctx.config.membership.concurrency,
-        metrics: Metrics::register(&ctx.metrics)?,
-    };
-    let keeper = Keeper { backbone, membership };
+    let keeper = Keeper::new(backbone, &ctx.config.membership, Metrics::register(&ctx.metrics)?);
 
     let interval = ctx.config.membership.interval.as_duration();
     ctx.spawn("sweep", keeper.clone().sweep(interval, ctx.shutdown.clone()));
@@ -46,9 +39,11 @@ pub async fn run(ctx: Context<Config>) -> anyhow::Result<()> {
 }
 
 /// Where hints come from.
-#[derive(Clone, Copy)]
-enum Hint {
+#[derive(Debug, Clone, Copy)]
+pub enum Hint {
+    /// Somebody asks for one organization to be looked at.
     Wake,
+    /// A template was promoted or deleted.
     Template,
 }
 
@@ -84,21 +79,37 @@ impl Hint {
                     .with_context(|| {
                         format!("payload on {} is no template event", delivery.subject)
                     })?;
-                Ok((change.what == TemplateVerb::Promoted).then_some(change.organization_id))
+                let matters = matches!(change.what, TemplateVerb::Promoted | TemplateVerb::Deleted);
+                Ok(matters.then_some(change.organization_id))
             }
         }
     }
 }
 
+/// Asks for passes: when time has come, and when a hint arrives.
 #[derive(Clone)]
-struct Keeper {
+pub struct Keeper {
     backbone: Backbone,
     membership: Membership,
 }
 
 impl Keeper {
+    /// Keeps what `config` asks for in the stores of `backbone`.
+    #[must_use]
+    pub fn new(backbone: Backbone, config: &MembershipConfig, metrics: Metrics) -> Self {
+        let membership = Membership {
+            db: backbone.db.clone(),
+            clock: backbone.clock.clone(),
+            ids: backbone.ids,
+            concurrency: config.concurrency,
+            remove_unused: config.remove_unused,
+            metrics,
+        };
+        Self { backbone, membership }
+    }
+
     /// A pass over all organizations now, and at every interval.
-    async fn sweep(self, interval: std::time::Duration, stop: CancellationToken) {
+    pub async fn sweep(self, interval: std::time::Duration, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(interval.max(std::time::Duration::from_millis(100)));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -112,7 +123,8 @@ impl Keeper {
         }
     }
 
-    async fn listen(self, hint: Hint, stop: CancellationToken) {
+    /// A pass over one organization for every hint.
+    pub async fn listen(self, hint: Hint, stop: CancellationToken) {
         let consumer = hint.consumer(&self.backbone);
         let handle = |delivery: Arc<Delivery>| {
             let this = self.clone();
@@ -132,14 +144,8 @@ impl Keeper {
         }
     }
 
-    /// A pass, then hints for the pools that it marked.
     async fn look(&self, only: Option<OrganizationId>) -> anyhow::Result<()> {
         let outcome = self.membership.pass(only).await?;
-        if !outcome.pools.is_empty() {
-            let mut work = self.backbone.begin().await?;
-            outcome.pools.iter().for_each(|&preset| work.emit(Wake::pool(preset)));
-            work.commit().await?;
-        }
         if let (Some(organization), false) = (only, outcome.failed.is_empty()) {
             anyhow::bail!("organization {organization} was not set right; its error is logged");
         }
