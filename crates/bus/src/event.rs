@@ -163,6 +163,9 @@ impl Sleeper {
     }
 }
 
+/// Pools that are woken one by one; for more, one sweep finds their marks.
+const POOLS_MAX: usize = 16;
+
 /// Look at this key now. Carries no payload: whoever wakes reads the rest from Postgres.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wake {
@@ -173,10 +176,29 @@ pub struct Wake {
 }
 
 impl Wake {
+    /// The reconciler's key that stands for all marked pools.
+    pub const SWEEP: &str = "sweep";
+
     /// Wakes the reconciler for one preset.
     #[must_use]
     pub fn pool(preset: PresetId) -> Event {
         Event::Wake(Self { service: Sleeper::Reconciler, key: preset.to_string() })
+    }
+
+    /// Wakes the reconciler for all marked pools: a change that concerns many of them marks them in
+    /// one statement and says so once.
+    #[must_use]
+    pub fn sweep() -> Event {
+        Event::Wake(Self { service: Sleeper::Reconciler, key: Self::SWEEP.to_owned() })
+    }
+
+    /// Wakes the reconciler for some presets: each, or all at once where they are many.
+    #[must_use]
+    pub fn pools(presets: &[PresetId]) -> Vec<Event> {
+        if presets.len() > POOLS_MAX {
+            return vec![Self::sweep()];
+        }
+        presets.iter().copied().map(Self::pool).collect()
     }
 
     /// Wakes the membership reconciler for one organization.

@@ -17,7 +17,7 @@ mod tests;
 use std::sync::Arc;
 
 use berth_backbone::Backbone;
-use berth_bus::event::Sleeper;
+use berth_bus::event::{Sleeper, Wake};
 use berth_bus::subjects::Stream;
 use berth_bus::{Consumer, Delivery, HandlerError};
 use berth_db::pool::Patience;
@@ -50,11 +50,15 @@ pub async fn run(ctx: Context<Config>) -> anyhow::Result<()> {
     ctx.drain().await
 }
 
-/// One hint: look at this preset now.
+/// One hint: look at this preset now, or at all that are marked.
 #[tracing::instrument(name = "reconcile.wakeup", skip_all, fields(preset.id = delivery.key()))]
 async fn wake(reconciler: Reconciler, delivery: Arc<Delivery>) -> Result<(), HandlerError> {
     let headers = delivery.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     berth_bus::trace::link(headers);
+    if delivery.key() == Wake::SWEEP {
+        reconciler.sweep.notify_one();
+        return Ok(());
+    }
     let preset: PresetId =
         delivery.key().parse().map_err(|error| HandlerError::Poison(anyhow::Error::new(error)))?;
     reconciler.reconcile(preset, Patience::Wait).await.map_err(HandlerError::Transient)

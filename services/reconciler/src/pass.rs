@@ -1,6 +1,7 @@
 //! One pass over one preset: lock, read, decide once, write, commit. Nothing here retries; the next
 //! pass starts again from what is stored.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -8,6 +9,7 @@ use berth_backbone::{Backbone, Work};
 use berth_db::pool::{self, Locked, Look, Observed, Patience, Record};
 use berth_domain::id::PresetId;
 use berth_domain::plan::{Action, Plan, PrebuildSettings, plan};
+use tokio::sync::Notify;
 use tracing::Span;
 
 use crate::config::Config;
@@ -22,6 +24,8 @@ pub(crate) struct Reconciler {
     pub(crate) metrics: Metrics,
     pub(crate) concurrency: usize,
     pub(crate) interval: Duration,
+    /// Asks for a sweep at once.
+    pub(crate) sweep: Arc<Notify>,
     settings: PrebuildSettings,
 }
 
@@ -30,7 +34,14 @@ impl Reconciler {
         let settings = config.prebuilds.clone();
         let interval =
             Duration::try_from(settings.reconciliation_interval).unwrap_or(Duration::from_mins(1));
-        Self { backbone, metrics, concurrency: config.concurrency(), interval, settings }
+        Self {
+            backbone,
+            metrics,
+            concurrency: config.concurrency(),
+            interval,
+            sweep: Arc::default(),
+            settings,
+        }
     }
 
     /// One pass. The pool's row is locked for the length of it, so two replicas on one preset come

@@ -22,7 +22,11 @@ pub(crate) async fn run(reconciler: Reconciler, stop: CancellationToken) {
             tracing::warn!(error = format!("{error:#}"), "sweep failed; the next one tries again");
         }
         let pause = pause(&reconciler).await;
-        tokio::select! { () = tokio::time::sleep(pause) => {}, () = stop.cancelled() => return }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = reconciler.sweep.notified() => {}
+            () = stop.cancelled() => return,
+        }
     }
 }
 
