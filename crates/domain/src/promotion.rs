@@ -5,6 +5,9 @@ use jiff::Timestamp;
 
 use crate::state::PrebuildStatus;
 
+#[cfg(test)]
+mod tests;
+
 /// One pool of the candidate version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {

@@ -247,7 +247,8 @@ pub struct PoolSnapshot {
     /// from here any more.
     #[serde(default)]
     pub successor: Option<Successor>,
-    /// Running prebuilds of the pools whose successor this preset is.
+    /// Prebuilds of the pools whose successor this preset is that run, and those that start and will
+    /// run.
     #[serde(default)]
     pub predecessor: u32,
     /// For a candidate: when its warm promotion is called off.

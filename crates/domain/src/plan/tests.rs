@@ -20,6 +20,7 @@ mod replace;
 mod settling;
 mod size;
 mod time;
+mod warm;
 
 fn now() -> Timestamp {
     "2026-11-20T12:00:00Z".parse().unwrap()
@@ -79,7 +80,7 @@ fn pause(scope: PauseScope, until: Option<Timestamp>) -> Pause {
     Pause { scope, reason: "maintenance".to_owned(), until }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct Pool {
     config: PoolConfig,
     policy: Policy,

@@ -45,6 +45,8 @@ fn carry_out(it: &mut Pool, action: &Action, at: Timestamp) {
             if let Some(quota) = it.snapshot.quota.as_mut() {
                 quota.consumed += it.snapshot.cost * i64::from(*count);
             }
+            // As it is stored: where the clock that invalidated is ahead, new ones are no older.
+            let at = it.config.last_invalidated_at.map_or(at, |it| it.max(at));
             let first = it.snapshot.prebuilds.iter().map(|it| number(it.workspace_id)).max();
             for id in (first.unwrap_or(0) + 1..).take(usize::try_from(*count).unwrap()) {
                 let mut prebuild = it.new_member(PoolState::Starting, at);
