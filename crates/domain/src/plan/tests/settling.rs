@@ -57,8 +57,9 @@ fn carry_out(it: &mut Pool, action: &Action, at: Timestamp) {
     }
 }
 
-/// Whatever was on its way arrives.
-fn arrive(it: &mut Pool) {
+/// Whatever was on its way arrives. Answers whether anything was.
+fn arrive(it: &mut Pool) -> bool {
+    let before = it.clone();
     it.snapshot.prebuilds.retain(|it| it.state != PoolState::Deleting);
     it.snapshot.in_flight = 0;
     for prebuild in &mut it.snapshot.prebuilds {
@@ -71,6 +72,7 @@ fn arrive(it: &mut Pool) {
             _ => {}
         }
     }
+    *it != before
 }
 
 fn any_members() -> impl Strategy<Value = Vec<Prebuild>> {
@@ -211,12 +213,13 @@ proptest! {
         let mut is_settled = false;
         for _ in 0..60 {
             let plan = step(&mut it, at);
-            arrive(&mut it);
+            let is_still = !arrive(&mut it);
             let counts = plan.counts;
             let kept = it.snapshot.successor.filter(|_| it.config.standing == Standing::Previous);
             let kept = kept.map_or(0, |it| it.desired.saturating_sub(it.eligible));
             let wanted = plan.desired..=plan.desired + kept;
-            is_settled = plan.is_settled() && wanted.contains(&counts.valid) && counts.starting == 0;
+            is_settled =
+                is_still && plan.is_settled() && wanted.contains(&counts.valid) && counts.starting == 0;
             if is_settled {
                 break;
             }
