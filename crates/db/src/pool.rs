@@ -4,14 +4,16 @@ mod act;
 mod look;
 mod observe;
 mod read;
+mod record;
 
 pub use act::{
-    NewPrebuild, Record, cancel_pending, close_breaker, finish_orphan_delete, insert_prebuild,
-    is_still_member, mark_invalid, note_probe, open_breaker, record,
+    BuildIds, Doomed, NewPrebuilds, Pending, Queued, cancel_pending, insert_prebuilds,
+    queue_deletes,
 };
 pub use look::{Locked, Look, Patience, list_due, lock, next_due};
 pub use observe::{LockedPool, Observed, observe};
 pub use read::{PoolRow, list_creation_parameters, list_rows};
+pub use record::{Record, close_breaker, mark_invalid, note_probe, open_breaker, record};
 
 use berth_domain::id::{PresetId, TemplateId};
 use jiff::Timestamp;

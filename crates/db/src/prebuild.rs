@@ -246,7 +246,7 @@ pub async fn has_pool(
 ///    when we hold the lock: its prebuilds are seen by the next statement.
 /// 3. The moment of invalidation is later than the creation of every member, whatever the clocks of
 ///    other processes said. A pass that comes after us was decided after us, and its prebuilds are
-///    created no earlier than that moment ([`crate::pool::insert_prebuild`]): they are valid.
+///    created no earlier than that moment ([`crate::pool::insert_prebuilds`]): they are valid.
 #[tracing::instrument(name = "db.prebuild.invalidate", skip_all, fields(template.id = %template), err)]
 pub async fn invalidate(
     db: &mut crate::Connection,

@@ -4,28 +4,34 @@
 use std::collections::BTreeMap;
 
 use anyhow::bail;
-use berth_backbone::builder::{self, BuildError, BuildRequest};
 use berth_backbone::{Backbone, Work};
-use berth_bus::event::{Event, Notify, WorkspaceChanged, WorkspaceVerb};
-use berth_db::build;
-use berth_db::pool::{self, LockedPool, NewPrebuild};
-use berth_domain::id::{BuildId, PREBUILDS_USER, WorkspaceId};
+use berth_bus::event::{BuildChanged, Event, JobPosted, Notify, WorkspaceChanged, WorkspaceVerb};
+use berth_db::pool::{self, BuildIds, Doomed, LockedPool, NewPrebuilds, Pending, Queued};
+use berth_domain::id::{BuildId, JobId, PREBUILDS_USER, WorkspaceId};
 use berth_domain::name;
 use berth_domain::notification::NotificationTemplate;
-use berth_domain::plan::{Action, DeleteReason, Plan};
-use berth_domain::state::{BuildReason, BuildStage, JobClass, PoolState, Transition};
-use jiff::SignedDuration;
+use berth_domain::plan::{Action, Plan};
+use berth_domain::state::{BuildStage, JobStatus, Transition};
 
-/// Writes what the plan says into the open transaction. Answers with the pending prebuilds that are
-/// to be cancelled in transactions of their own.
+/// What is left to do when the plan's transaction has committed.
+#[derive(Debug, Default)]
+pub(crate) struct Rest {
+    /// Pending prebuilds that are to be cancelled in transactions of their own.
+    pub(crate) pending: Vec<(WorkspaceId, BuildId)>,
+    /// Something turned out otherwise than planned: the pool needs another look at once.
+    pub(crate) is_stale: bool,
+}
+
+/// Writes what the plan says into the open transaction, each kind of action in one statement.
 pub(crate) async fn carry_out(
     work: &mut Work,
     pool: &LockedPool,
     plan: &Plan,
-) -> anyhow::Result<Vec<(WorkspaceId, BuildId)>> {
+) -> anyhow::Result<Rest> {
     let preset = pool.config.preset_id;
     let now = work.now();
-    let mut pending = Vec::new();
+    let mut rest = Rest::default();
+    let mut doomed = Vec::new();
     for action in &plan.actions {
         match action {
             Action::OpenBreaker { consecutive } => {
@@ -37,25 +43,28 @@ pub(crate) async fn carry_out(
                 tell(work, pool, NotificationTemplate::PrebuildsRecovered, 0);
             }
             Action::CancelPending { workspace_id, build_id } => {
-                pending.push((*workspace_id, *build_id));
+                rest.pending.push((*workspace_id, *build_id));
             }
-            Action::Delete { workspace_id, build_id, why } => {
-                delete(work, pool, (*workspace_id, *build_id), *why).await?;
+            Action::Delete { workspace_id, build_id, .. } => {
+                doomed.push((*workspace_id, *build_id))
             }
             Action::Create { count, is_probe } => {
-                create(work, pool, *count).await?;
+                rest.is_stale |= !create(work, pool, *count).await?;
                 if *is_probe {
                     pool::note_probe(work.conn(), preset, now).await?;
                 }
             }
         }
     }
-    Ok(pending)
+    if !doomed.is_empty() {
+        delete(work, pool, &doomed).await?;
+    }
+    Ok(rest)
 }
 
-/// Orders `count` prebuilds: workspace, build and job of each.
+/// Orders `count` prebuilds: workspace, build and job of each. `false`: not all of them came to be.
 #[tracing::instrument(name = "reconcile.create", skip_all, fields(preset.id = %pool.config.preset_id, count), err)]
-async fn create(work: &mut Work, pool: &LockedPool, count: u32) -> anyhow::Result<()> {
+async fn create(work: &mut Work, pool: &LockedPool, count: u32) -> anyhow::Result<bool> {
     let preset = pool.config.preset_id;
     let Some(template_id) = pool.template_id else {
         bail!("preset {preset} is active but its version belongs to no template")
@@ -67,106 +76,122 @@ async fn create(work: &mut Work, pool: &LockedPool, count: u32) -> anyhow::Resul
             tracing::warn!(parameter = name, "the preset gives no value to a required parameter");
             pool::mark_invalid(work.conn(), preset).await?;
             tell(work, pool, NotificationTemplate::PresetInvalid, 0);
-            return Ok(());
+            return Ok(false);
         };
         parameters.push((name, value));
     }
-    let ttl = pool.config.prebuilds.as_ref().map_or(0, |it| it.ttl_seconds);
-    for _ in 0..count {
-        let id = WorkspaceId(work.id());
-        let new = NewPrebuild {
-            id,
-            name: name::prebuild_name(work.ids().bytes()),
-            organization_id: pool.organization_id,
-            template_id,
-            preset_id: preset,
-            expires_at: (ttl > 0).then(|| work.now() + SignedDuration::from_secs(ttl)),
-            now: work.now(),
-        };
-        pool::insert_prebuild(work.conn(), &new).await?;
-        let mut request = prebuild_build(pool, id, Transition::Start);
-        request.parameters.clone_from(&parameters);
-        builder::queue(work, request).await?;
-    }
-    Ok(())
+    let ids: Vec<BuildIds> = (0..count).map(|_| ids(work, WorkspaceId(work.id()))).collect();
+    let names: Vec<String> = ids.iter().map(|_| name::prebuild_name(work.ids().bytes())).collect();
+    let new = NewPrebuilds {
+        preset_id: preset,
+        template_id,
+        organization_id: pool.organization_id,
+        version_id: pool.version_id,
+        ids: &ids,
+        names: &names,
+        ttl_seconds: pool.config.prebuilds.as_ref().map_or(0, |it| it.ttl_seconds),
+        parameters: &parameters,
+        trace: &work.trace(),
+        now: work.now(),
+    };
+    let queued = pool::insert_prebuilds(work.conn(), &new).await?;
+    announce(work, pool, Transition::Start, &queued);
+    Ok(queued.len() == ids.len())
 }
 
-/// Orders the delete of one prebuild, unless it is none any more.
-#[tracing::instrument(name = "reconcile.delete", skip_all, fields(workspace.id = %prebuild.0, why = %why), err)]
+/// Orders the deletes of prebuilds; those that are none any more are left alone.
+#[tracing::instrument(name = "reconcile.delete", skip_all, fields(preset.id = %pool.config.preset_id, count = doomed.len()), err)]
 async fn delete(
     work: &mut Work,
     pool: &LockedPool,
-    prebuild: (WorkspaceId, BuildId),
-    why: DeleteReason,
+    doomed: &[(WorkspaceId, BuildId)],
 ) -> anyhow::Result<()> {
-    let (workspace, latest) = prebuild;
-    let preset = pool.config.preset_id;
-    if !pool::is_still_member(work.conn(), preset, workspace, latest).await? {
-        tracing::info!(why = %why, "no longer in the pool, left alone");
-        return Ok(());
+    let ids: Vec<BuildIds> = doomed.iter().map(|(workspace, _)| ids(work, *workspace)).collect();
+    let latest: Vec<BuildId> = doomed.iter().map(|(_, latest)| *latest).collect();
+    let doomed = Doomed {
+        preset_id: pool.config.preset_id,
+        version_id: pool.version_id,
+        ids: &ids,
+        latest: &latest,
+        trace: &work.trace(),
+        now: work.now(),
+    };
+    let queued = pool::queue_deletes(work.conn(), &doomed).await?;
+    if queued.len() < ids.len() {
+        let left = ids.len() - queued.len();
+        tracing::info!(left, "no longer in the pool or busy, left alone");
     }
-    let mut request = prebuild_build(pool, workspace, Transition::Delete);
-    request.parameters = build::list_parameters(work.conn(), latest).await?;
-    match builder::queue(work, request).await {
-        // Its latest build is not finished: the next pass sees what came of it.
-        Ok(_) | Err(BuildError::Busy(_)) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+    announce(work, pool, Transition::Delete, &queued);
+    Ok(())
 }
 
 /// Cancels a first build that no daemon holds and deletes the workspace at once: nothing was made.
+/// `false`: it is not ours any more, and is left alone.
 #[tracing::instrument(name = "reconcile.cancel_pending", skip_all, fields(workspace.id = %workspace), err)]
 pub(crate) async fn cancel_pending(
     backbone: &Backbone,
     pool: &LockedPool,
     workspace: WorkspaceId,
-    build: BuildId,
-) -> anyhow::Result<()> {
+    first: BuildId,
+) -> anyhow::Result<bool> {
     let mut work = backbone.begin().await?;
-    let now = work.now();
-    let preset = pool.config.preset_id;
-    if !pool::is_still_member(work.conn(), preset, workspace, build).await?
-        || !pool::cancel_pending(work.conn(), build, now).await?
-    {
-        // A daemon took it, or a person cancelled it: not ours any more.
-        return Ok(());
-    }
-    let mut request = prebuild_build(pool, workspace, Transition::Delete);
-    request.parameters = build::list_parameters(work.conn(), build).await?;
-    let queued = builder::queue(&mut work, request).await?;
-    let revision = pool::finish_orphan_delete(work.conn(), workspace, queued.job_id, now).await?;
+    let pending = Pending {
+        preset_id: pool.config.preset_id,
+        version_id: pool.version_id,
+        ids: ids(&work, workspace),
+        first,
+        trace: &work.trace(),
+        now: work.now(),
+    };
+    let Some(done) = pool::cancel_pending(work.conn(), &pending).await? else { return Ok(false) };
+    let canceled = Queued { build_id: first, number: 1, ..done.clone() };
+    work.emit(build_changed(pool, &canceled, Transition::Start, JobStatus::Canceled));
+    work.emit(build_changed(pool, &done, Transition::Delete, JobStatus::Succeeded));
     work.emit(Event::Workspace(WorkspaceChanged {
         organization_id: pool.organization_id,
         workspace_id: workspace,
         owner_id: PREBUILDS_USER,
         what: WorkspaceVerb::Deleted,
-        revision,
+        revision: done.revision,
     }));
-    Ok(work.commit().await?)
+    work.commit().await?;
+    Ok(true)
 }
 
-fn prebuild_build(
-    pool: &LockedPool,
-    workspace: WorkspaceId,
-    transition: Transition,
-) -> BuildRequest {
-    let (class, state) = match transition {
-        Transition::Delete => (JobClass::PrebuildDelete, PoolState::Deleting),
-        Transition::Start => (JobClass::PrebuildCreate, PoolState::Starting),
-        Transition::Stop => (JobClass::PrebuildCreate, PoolState::Stopping),
-    };
-    BuildRequest {
-        workspace_id: workspace,
-        version_id: pool.version_id,
-        preset_id: Some(pool.config.preset_id),
-        transition,
-        initiator_id: PREBUILDS_USER,
-        reason: BuildReason::Initiator,
-        stage: BuildStage::Prebuild,
-        class,
-        pool_state: Some(state),
-        parameters: Vec::new(),
+fn ids(work: &Work, workspace: WorkspaceId) -> BuildIds {
+    BuildIds { workspace, build: BuildId(work.id()), job: JobId(work.id()) }
+}
+
+/// Tells that builds were queued, and once that their jobs are there.
+fn announce(work: &mut Work, pool: &LockedPool, transition: Transition, queued: &[Queued]) {
+    for build in queued {
+        work.emit(build_changed(pool, build, transition, JobStatus::Pending));
     }
+    if let Ok(count @ 1..) = u32::try_from(queued.len()) {
+        let (organization_id, provisioner) = (pool.organization_id, pool.provisioner);
+        work.emit(Event::JobPosted(JobPosted { organization_id, provisioner, count }));
+    }
+}
+
+fn build_changed(
+    pool: &LockedPool,
+    build: &Queued,
+    transition: Transition,
+    job_status: JobStatus,
+) -> Event {
+    Event::Build(BuildChanged {
+        organization_id: pool.organization_id,
+        workspace_id: build.workspace_id,
+        workspace_name: build.name.clone(),
+        owner_id: PREBUILDS_USER,
+        template_id: build.template_id,
+        build_id: build.build_id,
+        build_number: build.number,
+        transition,
+        stage: BuildStage::Prebuild,
+        job_status,
+        revision: build.revision,
+    })
 }
 
 /// One message to the template admins of the organization.

@@ -61,5 +61,6 @@ async fn wake(reconciler: Reconciler, delivery: Arc<Delivery>) -> Result<(), Han
     }
     let preset: PresetId =
         delivery.key().parse().map_err(|error| HandlerError::Poison(anyhow::Error::new(error)))?;
-    reconciler.reconcile(preset, Patience::Wait).await.map_err(HandlerError::Transient)
+    let reconciled = reconciler.reconcile(preset, Patience::Wait).await;
+    reconciled.map(|_| ()).map_err(HandlerError::Transient)
 }

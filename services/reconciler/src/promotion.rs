@@ -1,36 +1,11 @@
-//! What a pass means to promotions: pools of two versions that stand in for each other, and the end
-//! of warm promotions.
+//! What a pass means to promotions: the end of warm ones. (Pools of two versions that stand in for
+//! each other are marked by [`berth_db::pool::record`].)
 
-use berth_backbone::{Backbone, Work, promotion};
-use berth_bus::event::Wake;
+use berth_backbone::{Backbone, promotion};
 use berth_db::DbError;
-use berth_db::pool::{self, LockedPool, Look};
-use berth_db::promotion::{list_open, mark_neighbours};
-use berth_domain::plan::{Plan, Standing};
-
-/// Has the pool looked at that stands in for this one, or that this one stands in for, in the
-/// transaction of the pass. A new version's pool tells the old one's how many it has; the old one's
-/// tells when it has fewer. An old pool that did nothing says nothing, so this comes to an end.
-pub(crate) async fn tell_neighbours(
-    work: &mut Work,
-    look: &Look,
-    plan: &Plan,
-) -> Result<(), DbError> {
-    let observed = &look.observed;
-    let is_news = match observed.pool.config.standing {
-        Standing::Active => observed.snapshot.predecessor > 0,
-        Standing::Previous => !plan.actions.is_empty() || look.claims > 0,
-        Standing::Candidate | Standing::Inactive => false,
-    };
-    if is_news {
-        let now = work.now();
-        let preset = observed.pool.config.preset_id;
-        for neighbour in mark_neighbours(work.conn(), preset, now).await? {
-            work.emit(Wake::pool(neighbour));
-        }
-    }
-    Ok(())
-}
+use berth_db::pool::{self, LockedPool};
+use berth_db::promotion::list_open;
+use berth_domain::plan::Standing;
 
 /// Looks, after the commit of a candidate's pass, whether its promotion is to end.
 pub(crate) async fn look_after(backbone: &Backbone, pool: &LockedPool) -> Result<(), DbError> {

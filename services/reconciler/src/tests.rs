@@ -1,7 +1,7 @@
 use berth_backbone::{Backbone, Clock};
 use berth_bus::{Bus, BusConfig};
-use berth_db::pool::{Locked, Patience};
-use berth_domain::id::PresetId;
+use berth_db::pool::{BuildIds, Doomed, Locked, Patience};
+use berth_domain::id::{BuildId, JobId, PresetId, VersionId, WorkspaceId};
 use berth_domain::plan::PrebuildSettings;
 use berth_testkit::{SOON, TestDatabase, servers, subject_space, wait_until};
 use prometheus::Registry;
@@ -69,6 +69,21 @@ async fn lock(transaction: &mut berth_db::Transaction) {
     assert!(matches!(locked, Locked::Ours(_)), "{locked:?}");
 }
 
+/// Has every job that waits run with success, agents and all.
+async fn finish_builds(database: &TestDatabase) {
+    database
+        .rows(
+            "begin;
+             update provisioner_jobs set started_at = now(), completed_at = now()
+             where completed_at is null;
+             update workspaces set pool_state = 'ready', pool_ready_at = now()
+             where pool_state = 'starting' and not deleted;
+             update workspaces set deleted = true where pool_state = 'deleting' and not deleted;
+             commit;",
+        )
+        .await;
+}
+
 async fn prebuilds(database: &TestDatabase) -> i64 {
     database.count("select count(*) from workspaces where not deleted").await
 }
@@ -131,9 +146,10 @@ async fn a_mark_set_during_a_pass_outlives_it() {
     berth_db::pool::mark_dirty(&replica.backbone.db, &[PRESET], now).await.unwrap();
     pass.commit().await.unwrap();
 
-    assert_eq!(berth_db::pool::list_due(&db, 10).await.unwrap(), [PRESET]);
+    let due = async || berth_db::pool::list_due(&db, None, now, 10).await.unwrap();
+    assert_eq!(due().await, [PRESET]);
     replica.reconcile(PRESET, Patience::Wait).await.unwrap();
-    assert_eq!(berth_db::pool::list_due(&db, 10).await.unwrap(), []);
+    assert_eq!(due().await, []);
 }
 
 /// Nothing is created without a daemon or while paused, and the decision log says why.
@@ -161,27 +177,51 @@ async fn a_held_pool_creates_nothing_and_says_why() {
     assert!(prebuilds(&database).await <= 2);
 }
 
-/// A workspace that was claimed after the plan was made is left alone.
+/// A workspace that was claimed after the plan was made is left alone, and so is one that is being
+/// claimed at this moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claimed_workspace_is_never_deleted() {
-    let database = given_pool(1).await;
+    let database = given_pool(3).await;
     let replica = reconciler(&database).await;
     replica.reconcile(PRESET, Patience::Wait).await.unwrap();
-    let found = database.rows("select id, latest_build_id from workspaces").await;
-    let (workspace, build) = (found[0][0].parse().unwrap(), found[0][1].parse().unwrap());
-    let db = &replica.backbone.db;
-    let is_member =
-        async || berth_db::pool::is_still_member(db, PRESET, workspace, build).await.unwrap();
-    assert!(is_member().await);
-
+    finish_builds(&database).await;
+    let found = database.rows("select id, latest_build_id from workspaces order by id").await;
+    let id = |text: &str| text.parse::<Uuid>().unwrap();
+    let members: Vec<(Uuid, Uuid)> = found.iter().map(|it| (id(&it[0]), id(&it[1]))).collect();
+    let [(claimed, _), (locked, _), (free, _)] = members[..] else { panic!("{found:?}") };
     database
-        .rows(
+        .rows(&format!(
             "update workspaces set owner_id = '00000000-0000-0000-0000-000000000002',
-                 pool_preset_id = null, pool_state = null",
-        )
+                 pool_preset_id = null, pool_state = null
+             where id = '{claimed}'"
+        ))
         .await;
+    let db = &replica.backbone.db;
+    let mut claim = berth_db::begin(db).await.unwrap();
+    berth_db::agent::lock_workspace(&mut *claim, WorkspaceId(locked)).await.unwrap();
 
-    assert!(!is_member().await);
+    let ids: Vec<BuildIds> = members
+        .iter()
+        .map(|(workspace, _)| BuildIds {
+            workspace: WorkspaceId(*workspace),
+            build: BuildId(replica.backbone.ids.next()),
+            job: JobId(replica.backbone.ids.next()),
+        })
+        .collect();
+    let latest: Vec<BuildId> = members.iter().map(|(_, build)| BuildId(*build)).collect();
+    let doomed = Doomed {
+        preset_id: PRESET,
+        version_id: VersionId(Uuid::from_u128(4)),
+        ids: &ids,
+        latest: &latest,
+        trace: &serde_json::json!({}),
+        now: replica.backbone.clock.now(),
+    };
+    let queued = berth_db::pool::queue_deletes(db, &doomed).await.unwrap();
+
+    assert_eq!(queued.iter().map(|it| it.workspace_id.0).collect::<Vec<_>>(), [free]);
+    let again = berth_db::pool::queue_deletes(db, &doomed).await.unwrap();
+    assert!(again.is_empty(), "its latest build is another one by now: {again:?}");
 }
 
 /// After a promotion, old prebuilds whose job nobody holds go at once, without a provisioner.

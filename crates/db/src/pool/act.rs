@@ -1,263 +1,365 @@
-//! What a plan does to a pool. Every write states what it assumes.
+//! What a plan does to a pool. Every write states what it assumes, and one statement does what a
+//! plan asks for, however many prebuilds that is.
 
 use berth_domain::id::{
-    BuildId, JobId, OrganizationId, PREBUILDS_USER, PresetId, TemplateId, WorkspaceId,
+    BuildId, JobId, OrganizationId, PREBUILDS_USER, PresetId, TemplateId, VersionId, WorkspaceId,
 };
+use berth_domain::state::JobClass;
 use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::{DbError, Executor, at, maybe_at};
+use crate::{DbError, Executor, at};
 
-/// A prebuild to be inserted; its first build follows in the same transaction.
+/// Ids of a prebuild's build.
+#[derive(Debug, Clone, Copy)]
+pub struct BuildIds {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The build to be queued.
+    pub build: BuildId,
+    /// Its job.
+    pub job: JobId,
+}
+
+/// Prebuilds to be created.
 #[derive(Debug, Clone)]
-pub struct NewPrebuild {
-    /// The workspace's id.
-    pub id: WorkspaceId,
-    /// Its name: `prebuild-…`.
-    pub name: String,
-    /// Its organization.
+pub struct NewPrebuilds<'a> {
+    /// Their pool.
+    pub preset_id: PresetId,
+    /// Their template.
+    pub template_id: TemplateId,
+    /// Their organization.
     pub organization_id: OrganizationId,
+    /// The version that is built.
+    pub version_id: VersionId,
+    /// One per prebuild.
+    pub ids: &'a [BuildIds],
+    /// Their names, `prebuild-…`, as many as ids.
+    pub names: &'a [String],
+    /// Seconds that each lives; 0: it does not expire.
+    pub ttl_seconds: i64,
+    /// Resolved parameters of all of them: name, value.
+    pub parameters: &'a [(String, String)],
+    /// W3C trace context of the pass.
+    pub trace: &'a Value,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// Prebuilds to be deleted.
+#[derive(Debug, Clone)]
+pub struct Doomed<'a> {
+    /// Their pool.
+    pub preset_id: PresetId,
+    /// The version that is built.
+    pub version_id: VersionId,
+    /// One per prebuild.
+    pub ids: &'a [BuildIds],
+    /// The builds that must still be their latest ones, as many as ids.
+    pub latest: &'a [BuildId],
+    /// W3C trace context of the pass.
+    pub trace: &'a Value,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// A prebuild's build that was queued.
+#[derive(Debug, Clone)]
+pub struct Queued {
+    /// The workspace.
+    pub workspace_id: WorkspaceId,
+    /// Its name.
+    pub name: String,
     /// Its template.
     pub template_id: TemplateId,
-    /// Its preset.
-    pub preset_id: PresetId,
-    /// When it expires; `None`: never.
-    pub expires_at: Option<Timestamp>,
-    /// When.
-    pub now: Timestamp,
+    /// The build.
+    pub build_id: BuildId,
+    /// Its number, from 1.
+    pub number: i32,
+    /// The workspace's revision from now on.
+    pub revision: i64,
 }
 
-/// A plan's outcome, as the pool's row and the decision log keep it.
+/// A pending prebuild to be cancelled.
 #[derive(Debug, Clone)]
-pub struct Record {
-    /// The decision's id.
-    pub id: Uuid,
-    /// The pool.
+pub struct Pending<'a> {
+    /// Its pool.
     pub preset_id: PresetId,
-    /// How many are wanted.
-    pub desired: u32,
-    /// What the plan saw.
-    pub state: Value,
-    /// What it does.
-    pub actions: Value,
-    /// Why.
-    pub reasons: Value,
-    /// The trace of the pass.
-    pub trace_id: Option<String>,
-    /// When time alone could change the plan.
-    pub due_at: Option<Timestamp>,
-    /// Whether the log gets an entry.
-    pub is_logged: bool,
-    /// Claims since the last look.
-    pub claims: i64,
+    /// Its version.
+    pub version_id: VersionId,
+    /// The workspace, and ids for its delete build.
+    pub ids: BuildIds,
+    /// Its first build, which must still be its latest.
+    pub first: BuildId,
+    /// W3C trace context of the pass.
+    pub trace: &'a Value,
     /// When.
     pub now: Timestamp,
 }
 
-/// Inserts a prebuild.
-#[tracing::instrument(name = "db.pool.insert_prebuild", skip_all, fields(workspace.id = %new.id), err)]
-pub async fn insert_prebuild(db: impl Executor<'_>, new: &NewPrebuild) -> Result<(), DbError> {
-    sqlx::query!(
-        "
-        insert into workspaces (
-            id, owner_id, organization_id, template_id, name, created_at, updated_at, last_used_at,
-            automatic_updates, pool_preset_id, pool_state, pool_expires_at
+/// Creates prebuilds: workspace, first build with its parameters, and job of each, in one statement.
+/// Gives those that were created. One whose name is taken is left out; the next pass makes up for it.
+///
+/// None is created before the pool's last invalidation, whatever the clocks of those who invalidate
+/// say: a prebuild that was decided after an invalidation is valid.
+#[tracing::instrument(name = "db.pool.insert_prebuilds", skip_all, fields(preset.id = %new.preset_id, prebuilds = new.ids.len()), err)]
+#[expect(clippy::too_many_lines, reason = "one statement and its arguments")]
+pub async fn insert_prebuilds(
+    db: impl Executor<'_>,
+    new: &NewPrebuilds<'_>,
+) -> Result<Vec<Queued>, DbError> {
+    let [workspaces, builds, jobs] = columns(new.ids);
+    let (names, values): (Vec<String>, Vec<String>) = new.parameters.iter().cloned().unzip();
+    let rows = sqlx::query!(
+        r#"
+        with new as (
+            select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[])
+                as n (id, build_id, job_id, name)
+        ), pool as (
+            select greatest($5, last_invalidated_at) as moment
+            from prebuild_pools where preset_id = $6
+        ), workspace as (
+            insert into workspaces (
+                id, owner_id, organization_id, template_id, name, created_at, updated_at,
+                last_used_at, automatic_updates, pool_preset_id, pool_state, pool_expires_at,
+                latest_build_id, latest_build_number
+            )
+            select n.id, $7, $8, $9, n.name, p.moment, $5, $5, 'never', $6, 'starting',
+                   case when $10::bigint > 0 then p.moment + $10::bigint * interval '1 second' end,
+                   n.build_id, 1
+            from new n, pool p
+            on conflict do nothing
+            returning id, name, template_id, revision
+        ), version as (
+            select v.id, v.provisioner, j.file_id, j.tags
+            from template_versions v join provisioner_jobs j on j.id = v.job_id
+            where v.id = $11
+        ), job as (
+            insert into provisioner_jobs (
+                id, organization_id, initiator_id, kind, provisioner, class, file_id, input, tags,
+                trace_metadata, created_at, updated_at
+            )
+            select n.job_id, $8, $7, 'workspace_build', v.provisioner, $12, v.file_id,
+                   jsonb_build_object('workspace_build_id', n.build_id), v.tags, $13, $5, $5
+            from workspace w join new n on n.id = w.id, version v
+        ), build as (
+            insert into workspace_builds (
+                id, workspace_id, template_version_id, preset_id, build_number, transition,
+                initiator_id, stage, job_id, created_at, updated_at
+            )
+            select n.build_id, n.id, $11, $6, 1, 'start', $7, 'prebuild', n.job_id, $5, $5
+            from workspace w join new n on n.id = w.id
+        ), parameters as (
+            insert into workspace_build_parameters (build_id, name, value)
+            select n.build_id, p.name, p.value
+            from workspace w join new n on n.id = w.id,
+                 unnest($14::text[], $15::text[]) as p (name, value)
         )
-        -- Decided after an invalidation, it is valid, whatever the clock of whoever invalidated.
-        select $1, $2, $3, $4, $5, greatest($6, p.last_invalidated_at), $6, $6, 'never', $7,
-               'starting', $8
-        from prebuild_pools p where p.preset_id = $7",
-        new.id.0,
+        select w.id, w.name, w.template_id, w.revision, n.build_id as "build_id!"
+        from workspace w join new n on n.id = w.id"#,
+        &workspaces,
+        &builds,
+        &jobs,
+        new.names,
+        at(new.now),
+        new.preset_id.0,
         PREBUILDS_USER.0,
         new.organization_id.0,
         new.template_id.0,
-        new.name,
-        at(new.now),
-        new.preset_id.0,
-        maybe_at(new.expires_at)
+        new.ttl_seconds,
+        new.version_id.0,
+        JobClass::PrebuildCreate.rank(),
+        new.trace,
+        &names,
+        &values
     )
-    .execute(db)
+    .fetch_all(db)
     .await?;
-    Ok(())
+    let queued = rows.into_iter().map(|row| Queued {
+        workspace_id: WorkspaceId(row.id),
+        name: row.name,
+        template_id: TemplateId(row.template_id),
+        build_id: BuildId(row.build_id),
+        number: 1,
+        revision: row.revision,
+    });
+    Ok(queued.collect())
 }
 
-/// Locks a workspace that is to be deleted. `false`: it is no longer this pool's (claimed, gone),
-/// has another build by now, or somebody is claiming it at this moment. A claimed workspace is
-/// never deleted.
-#[tracing::instrument(name = "db.pool.is_still_member", skip_all, fields(workspace.id = %workspace), err)]
-pub async fn is_still_member(
+/// Queues the deletes of prebuilds, in one statement, and gives those that were queued. One that is
+/// no longer this pool's (claimed, gone), has another build by now, or is being claimed at this
+/// moment is left alone: the row's lock decides. A claimed workspace is never deleted.
+#[tracing::instrument(name = "db.pool.queue_deletes", skip_all, fields(preset.id = %doomed.preset_id, prebuilds = doomed.ids.len()), err)]
+#[expect(clippy::too_many_lines, reason = "one statement and its arguments")]
+pub async fn queue_deletes(
     db: impl Executor<'_>,
-    preset: PresetId,
-    workspace: WorkspaceId,
-    build: BuildId,
-) -> Result<bool, DbError> {
+    doomed: &Doomed<'_>,
+) -> Result<Vec<Queued>, DbError> {
+    let [workspaces, builds, jobs] = columns(doomed.ids);
+    let latest: Vec<Uuid> = doomed.latest.iter().map(|it| it.0).collect();
+    let rows = sqlx::query!(
+        r#"
+        with doomed as (
+            select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[])
+                as d (id, build_id, job_id, latest_id)
+        ), member as (
+            select w.id, d.build_id, d.job_id, d.latest_id
+            from doomed d join workspaces w on w.id = d.id
+            where w.owner_id = $5 and w.pool_preset_id = $6 and w.latest_build_id = d.latest_id
+              and not w.deleted
+              and not exists (
+                  select from workspace_builds b join provisioner_jobs j on j.id = b.job_id
+                  where b.id = d.latest_id and j.completed_at is null
+              )
+            for update of w skip locked
+        ), workspace as (
+            update workspaces w
+            set latest_build_id = m.build_id, latest_build_number = w.latest_build_number + 1,
+                revision = w.revision + 1, updated_at = $7, pool_state = 'deleting'
+            from member m
+            where w.id = m.id and w.owner_id = $5 and w.latest_build_id = m.latest_id
+            returning w.id, w.name, w.template_id, w.organization_id, w.revision, w.latest_build_number,
+                      m.build_id, m.job_id, m.latest_id
+        ), version as (
+            select v.id, v.provisioner, j.file_id, j.tags
+            from template_versions v join provisioner_jobs j on j.id = v.job_id
+            where v.id = $8
+        ), job as (
+            insert into provisioner_jobs (
+                id, organization_id, initiator_id, kind, provisioner, class, file_id, input, tags,
+                trace_metadata, created_at, updated_at
+            )
+            select w.job_id, w.organization_id, $5, 'workspace_build', v.provisioner, $9, v.file_id,
+                   jsonb_build_object('workspace_build_id', w.build_id), v.tags, $10, $7, $7
+            from workspace w, version v
+        ), build as (
+            insert into workspace_builds (
+                id, workspace_id, template_version_id, preset_id, build_number, transition,
+                initiator_id, stage, job_id, created_at, updated_at
+            )
+            select w.build_id, w.id, $8, $6, w.latest_build_number, 'delete', $5, 'prebuild',
+                   w.job_id, $7, $7
+            from workspace w
+        ), parameters as (
+            insert into workspace_build_parameters (build_id, name, value)
+            select w.build_id, p.name, p.value
+            from workspace w join workspace_build_parameters p on p.build_id = w.latest_id
+        )
+        select id, name, template_id, revision, latest_build_number, build_id as "build_id!"
+        from workspace"#,
+        &workspaces,
+        &builds,
+        &jobs,
+        &latest,
+        PREBUILDS_USER.0,
+        doomed.preset_id.0,
+        at(doomed.now),
+        doomed.version_id.0,
+        JobClass::PrebuildDelete.rank(),
+        doomed.trace
+    )
+    .fetch_all(db)
+    .await?;
+    let queued = rows.into_iter().map(|row| Queued {
+        workspace_id: WorkspaceId(row.id),
+        name: row.name,
+        template_id: TemplateId(row.template_id),
+        build_id: BuildId(row.build_id),
+        number: row.latest_build_number,
+        revision: row.revision,
+    });
+    Ok(queued.collect())
+}
+
+/// Cancels a first build that no daemon holds, and deletes its workspace at once, in one statement:
+/// no resource can exist, so the delete build is recorded as done and no provisioner is needed. Marks
+/// the pool. `None`: a daemon took the job, a person cancelled it, or the workspace is no longer what
+/// the plan saw; nothing was written.
+#[tracing::instrument(name = "db.pool.cancel_pending", skip_all, fields(workspace.id = %pending.ids.workspace), err)]
+#[expect(clippy::too_many_lines, reason = "one statement and its arguments")]
+pub async fn cancel_pending(
+    db: impl Executor<'_>,
+    pending: &Pending<'_>,
+) -> Result<Option<Queued>, DbError> {
     let row = sqlx::query!(
         r#"
-        select 1 as "one!" from workspaces
-        where id = $1 and owner_id = $2 and pool_preset_id = $3 and latest_build_id = $4
-          and not deleted
-        for update skip locked"#,
-        workspace.0,
+        with member as (
+            select id from workspaces
+            where id = $1 and owner_id = $2 and pool_preset_id = $3 and latest_build_id = $4
+              and latest_build_number = 1 and not deleted
+            for update skip locked
+        ), canceled as (
+            update provisioner_jobs j
+            set canceled_at = $5, completed_at = $5, updated_at = $5, error_code = 'canceled',
+                error = 'cancelled: its preset is not active any more'
+            from member m join workspace_builds b on b.workspace_id = m.id
+            where b.id = $4 and j.id = b.job_id and j.started_at is null and j.canceled_at is null
+              and j.completed_at is null and not j.apply_started
+            returning m.id
+        ), workspace as (
+            update workspaces w
+            set latest_build_id = $6, latest_build_number = 2, revision = w.revision + 1,
+                updated_at = $5, pool_state = 'deleting', deleted = true
+            from canceled c
+            where w.id = c.id and w.latest_build_id = $4
+            returning w.id, w.name, w.template_id, w.organization_id, w.revision
+        ), version as (
+            select v.id, v.provisioner, j.file_id, j.tags
+            from template_versions v join provisioner_jobs j on j.id = v.job_id
+            where v.id = $7
+        ), job as (
+            insert into provisioner_jobs (
+                id, organization_id, initiator_id, kind, provisioner, class, file_id, input, tags,
+                trace_metadata, created_at, updated_at, started_at, completed_at
+            )
+            select $8, w.organization_id, $2, 'workspace_build', v.provisioner, $9, v.file_id,
+                   jsonb_build_object('workspace_build_id', $6::uuid), v.tags, $10, $5, $5, $5, $5
+            from workspace w, version v
+        ), build as (
+            insert into workspace_builds (
+                id, workspace_id, template_version_id, preset_id, build_number, transition,
+                initiator_id, stage, job_id, created_at, updated_at
+            )
+            select $6, w.id, $7, $3, 2, 'delete', $2, 'prebuild', $8, $5, $5
+            from workspace w
+        ), parameters as (
+            insert into workspace_build_parameters (build_id, name, value)
+            select $6, p.name, p.value
+            from workspace, workspace_build_parameters p
+            where p.build_id = $4
+        ), marked as (
+            insert into prebuild_pool_marks (preset_id, created_at)
+            select $3, $5 from workspace
+        )
+        select id, name, template_id, revision from workspace"#,
+        pending.ids.workspace.0,
         PREBUILDS_USER.0,
-        preset.0,
-        build.0
+        pending.preset_id.0,
+        pending.first.0,
+        at(pending.now),
+        pending.ids.build.0,
+        pending.version_id.0,
+        pending.ids.job.0,
+        JobClass::PrebuildDelete.rank(),
+        pending.trace
     )
     .fetch_optional(db)
     .await?;
-    Ok(row.is_some())
+    Ok(row.map(|row| Queued {
+        workspace_id: WorkspaceId(row.id),
+        name: row.name,
+        template_id: TemplateId(row.template_id),
+        build_id: pending.ids.build,
+        number: 2,
+        revision: row.revision,
+    }))
 }
 
-/// Cancels the job of a build that no daemon holds. `false`: a daemon took it, or it has ended.
-#[tracing::instrument(name = "db.pool.cancel_pending", skip_all, fields(build.id = %build), err)]
-pub async fn cancel_pending(
-    db: impl Executor<'_>,
-    build: BuildId,
-    now: Timestamp,
-) -> Result<bool, DbError> {
-    let done = sqlx::query!(
-        "
-        update provisioner_jobs j
-        set canceled_at = $2, completed_at = $2, updated_at = $2, error_code = 'canceled',
-            error = 'cancelled: its preset is not active any more'
-        from workspace_builds b
-        where b.id = $1 and j.id = b.job_id
-          and j.started_at is null and j.canceled_at is null and j.completed_at is null",
-        build.0,
-        at(now)
-    )
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected() == 1)
-}
-
-/// Completes a delete build at once and marks the workspace deleted: no resource can exist, so no
-/// provisioner is needed.
-#[tracing::instrument(name = "db.pool.finish_orphan_delete", skip_all, fields(workspace.id = %workspace), err)]
-pub async fn finish_orphan_delete(
-    db: impl Executor<'_>,
-    workspace: WorkspaceId,
-    job: JobId,
-    now: Timestamp,
-) -> Result<i64, DbError> {
-    let row = sqlx::query!(
-        "
-        with job as (
-            update provisioner_jobs
-            set started_at = $3, completed_at = $3, updated_at = $3
-            where id = $2 and started_at is null
-            returning id
-        )
-        update workspaces
-        set deleted = true, updated_at = $3, revision = revision + 1
-        from job
-        where workspaces.id = $1
-        returning revision",
-        workspace.0,
-        job.0,
-        at(now)
-    )
-    .fetch_one(db)
-    .await?;
-    Ok(row.revision)
-}
-
-/// Records the breaker as open.
-#[tracing::instrument(name = "db.pool.open_breaker", skip_all, fields(preset.id = %preset), err)]
-pub async fn open_breaker(
-    db: impl Executor<'_>,
-    preset: PresetId,
-    now: Timestamp,
-) -> Result<(), DbError> {
-    sqlx::query!(
-        "
-        update prebuild_pools
-        set prebuild_status = 'hard_limited', breaker_opened_at = $2, probe_attempts = 0,
-            last_probe_at = null
-        where preset_id = $1",
-        preset.0,
-        at(now)
-    )
-    .execute(db)
-    .await?;
-    Ok(())
-}
-
-/// Records the breaker as closed.
-#[tracing::instrument(name = "db.pool.close_breaker", skip_all, fields(preset.id = %preset), err)]
-pub async fn close_breaker(db: impl Executor<'_>, preset: PresetId) -> Result<(), DbError> {
-    sqlx::query!(
-        "
-        update prebuild_pools
-        set prebuild_status = 'healthy', breaker_opened_at = null, probe_attempts = 0,
-            last_probe_at = null, consecutive_failures = 0
-        where preset_id = $1",
-        preset.0
-    )
-    .execute(db)
-    .await?;
-    Ok(())
-}
-
-/// Records that the preset's input was refused for good: nothing is created until a new version.
-#[tracing::instrument(name = "db.pool.mark_invalid", skip_all, fields(preset.id = %preset), err)]
-pub async fn mark_invalid(db: impl Executor<'_>, preset: PresetId) -> Result<(), DbError> {
-    sqlx::query!(
-        "update prebuild_pools set prebuild_status = 'validation_failed' where preset_id = $1",
-        preset.0
-    )
-    .execute(db)
-    .await?;
-    Ok(())
-}
-
-/// Counts a probe of the open breaker.
-#[tracing::instrument(name = "db.pool.note_probe", skip_all, fields(preset.id = %preset), err)]
-pub async fn note_probe(
-    db: impl Executor<'_>,
-    preset: PresetId,
-    now: Timestamp,
-) -> Result<(), DbError> {
-    sqlx::query!(
-        "
-        update prebuild_pools set probe_attempts = probe_attempts + 1, last_probe_at = $2
-        where preset_id = $1",
-        preset.0,
-        at(now)
-    )
-    .execute(db)
-    .await?;
-    Ok(())
-}
-
-/// Keeps a plan's outcome: when to look again, and what was decided and why.
-#[tracing::instrument(name = "db.pool.record", skip_all, fields(preset.id = %record.preset_id), err)]
-pub async fn record(db: impl Executor<'_>, record: &Record) -> Result<(), DbError> {
-    sqlx::query!(
-        "
-        with pool as (
-            update prebuild_pools
-            set due_at = $2, last_reconciled_at = $3, last_reasons = $4,
-                claimed_total = claimed_total + $11
-            where preset_id = $1
-        )
-        insert into prebuild_decisions (
-            id, preset_id, created_at, desired, state, actions, reasons, trace_id
-        )
-        select $5, $1, $3, $6, $7, $8, $4, $9 where $10",
-        record.preset_id.0,
-        maybe_at(record.due_at),
-        at(record.now),
-        record.reasons,
-        record.id,
-        i32::try_from(record.desired).unwrap_or(i32::MAX),
-        record.state,
-        record.actions,
-        record.trace_id,
-        record.is_logged,
-        record.claims
-    )
-    .execute(db)
-    .await?;
-    Ok(())
+fn columns(ids: &[BuildIds]) -> [Vec<Uuid>; 3] {
+    [
+        ids.iter().map(|it| it.workspace.0).collect(),
+        ids.iter().map(|it| it.build.0).collect(),
+        ids.iter().map(|it| it.job.0).collect(),
+    ]
 }

@@ -3,19 +3,37 @@
 use berth_domain::id::PresetId;
 use berth_domain::plan::PrebuildSettings;
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::observe::{Observed, observe};
-use crate::{DbError, Executor, maybe_time};
+use crate::{DbError, Executor, at, maybe_time};
 
-/// Pools that were marked or whose time has come, at most `limit`. Reads the marks and the index on
-/// the due time, and nothing else.
+/// Pools that were marked or whose time has come by `now`: the first `limit` after `after`, by key.
+/// Reads the marks and the index on the due time, and nothing else.
 #[tracing::instrument(name = "db.pool.list_due", level = "debug", skip_all, err)]
-pub async fn list_due(db: impl Executor<'_>, limit: i64) -> Result<Vec<PresetId>, DbError> {
+pub async fn list_due(
+    db: impl Executor<'_>,
+    after: Option<PresetId>,
+    now: Timestamp,
+    limit: i64,
+) -> Result<Vec<PresetId>, DbError> {
     let rows = sqlx::query!(
         r#"
-        (select distinct preset_id as "preset_id!" from prebuild_pool_marks limit $1)
+        with marked as materialized (
+            select distinct preset_id from prebuild_pool_marks
+            where preset_id > $1
+            order by preset_id
+            limit $3
+        ), due as materialized (
+            select preset_id from prebuild_pools where due_at <= $2
+        )
+        select preset_id as "preset_id!" from marked
         union
-        (select preset_id from prebuild_pools where due_at <= now() order by due_at limit $1)"#,
+        select preset_id from due where preset_id > $1
+        order by 1
+        limit $3"#,
+        after.map_or(Uuid::nil(), |it| it.0),
+        at(now),
         limit
     )
     .fetch_all(db)
@@ -58,6 +76,8 @@ pub struct Look {
     pub observed: Observed,
     /// Claims that the marks told of, to be added to the pool's total by [`super::record`].
     pub claims: i64,
+    /// When the oldest of the marks was made; `None`: there was none.
+    pub marked_at: Option<Timestamp>,
 }
 
 /// Locks a pool, takes its marks away, and reads it. The marks of a pool that is gone go as well.
@@ -95,10 +115,11 @@ pub async fn lock(
             delete from prebuild_pool_marks
             where preset_id = $1
               and (exists (select from pool) or not exists (select from known))
-            returning claims
+            returning claims, created_at
         )
         select exists (select from pool) as "is_ours!", exists (select from known) as "is_known!",
                (select coalesce(sum(claims), 0) from taken) as "claims!",
+               (select min(created_at) from taken) as marked_at,
                (select count(*) from turn) as turns"#,
         preset.0,
         patience == Patience::Wait,
@@ -111,6 +132,10 @@ pub async fn lock(
     }
     let observed = observe(db, preset, settings, now).await?;
     Ok(observed.map_or(Locked::Gone, |observed| {
-        Locked::Ours(Box::new(Look { observed, claims: taken.claims }))
+        Locked::Ours(Box::new(Look {
+            observed,
+            claims: taken.claims,
+            marked_at: maybe_time(taken.marked_at),
+        }))
     }))
 }

@@ -2,7 +2,8 @@
 
 use berth_domain::id::{OrganizationId, PresetId, TemplateId, VersionId};
 use berth_domain::plan::{
-    Breaker, Failures, Policy, PoolConfig, PoolSnapshot, PrebuildSettings, Standing, Successor,
+    Breaker, Failures, Policy, PoolConfig, PoolSnapshot, Prebuild, PrebuildSettings, Standing,
+    Successor,
 };
 use berth_domain::preset::Prebuilds;
 use berth_domain::quota::Quota;
@@ -11,6 +12,7 @@ use berth_domain::state::{PrebuildStatus, ProvisionerType};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
+use sqlx::types::Json;
 
 use crate::claim::json;
 use crate::{DbError, Executor, at, maybe_time};
@@ -85,7 +87,7 @@ pub async fn observe(
                    ), '[]')
                ) end as prebuilds,
                coalesce((
-                   select jsonb_agg(jsonb_build_object(
+                   select json_agg(json_build_object(
                        'workspace_id', w.id, 'build_id', b.id, 'build_number', b.build_number,
                        'state', w.pool_state, 'created_at', w.created_at,
                        'is_acquired', j.started_at is not null,
@@ -101,7 +103,7 @@ pub async fn observe(
                    join workspace_builds b on b.id = w.latest_build_id
                    join provisioner_jobs j on j.id = b.job_id
                    where w.pool_preset_id = p.preset_id and not w.deleted
-               ), '[]') as "members!",
+               ), '[]') as "members!: Json<Vec<Prebuild>>",
                coalesce((
                    select jsonb_agg(
                        jsonb_build_object('scope', z.scope, 'reason', z.reason, 'until', z.expires_at))
@@ -204,6 +206,8 @@ pub async fn observe(
                 order by qs.created_at desc
                 limit 1
             ), 0) as credits
+            -- Reckoned once, not wherever it is used.
+            offset 0
         ) cost
         where p.preset_id = $1"#,
         preset.0,
@@ -222,7 +226,7 @@ pub async fn observe(
         last_probe_at: maybe_time(row.last_probe_at),
     });
     let snapshot = PoolSnapshot {
-        prebuilds: json("members of a pool", row.members)?,
+        prebuilds: row.members.0,
         failures: Failures {
             recent: maybe_json("failures of a pool", row.failures)?.unwrap_or_default(),
             consecutive: count(row.consecutive_failures.into()),
