@@ -194,17 +194,12 @@ pub async fn remove_additions(
         Removed,
         r#"
         with standing as (
-            select o.id
-            from organizations o
-            where o.id = $1
-              and not exists (
-                  select from templates
-                  where organization_id = o.id and has_pools and not deleted
-              )
-              and not exists (
-                  select from workspaces
-                  where organization_id = o.id and owner_id = $2 and not deleted
-              )
+            select id from organizations where id = $1 and not exists (
+                select from templates where organization_id = $1 and has_pools and not deleted
+            ) and not exists (
+                select from workspaces
+                where organization_id = $1 and owner_id = $2 and not deleted
+            )
         ), added_group as (
             select g.id, g.quota_allowance = 0 and g.display_name = $4 and g.avatar_url = ''
                 and not exists (
@@ -228,13 +223,11 @@ pub async fn remove_additions(
             where m.user_id = $2 and m.added_by_reconciler
         ), removed_group_member as (
             delete from group_members gm
-            using groups g, standing s
-            where g.organization_id = s.id and g.name = $3 and gm.group_id = g.id
+            using groups g, standing s where g.organization_id = s.id and g.name = $3 and gm.group_id = g.id
               and gm.user_id = $2 and gm.added_by_reconciler
             returning gm.group_id
         ), removed_group as (
-            delete from groups
-            where id in (select id from added_group where is_untouched)
+            delete from groups where id in (select id from added_group where is_untouched)
             returning id
         ), left_group as (
             update groups set added_by_reconciler = false

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use berth_backbone::Backbone;
-use berth_bus::event::{Sleeper, TemplateChanged, TemplateVerb};
+use berth_bus::event::{Sleeper, TemplateChanged, TemplateVerb, Wake};
 use berth_bus::subjects::Stream;
 use berth_bus::{Consumer, Delivery, HandlerError};
 use berth_domain::id::OrganizationId;
@@ -144,8 +144,14 @@ impl Keeper {
         }
     }
 
+    /// A pass, then one hint for the pools that it marked.
     async fn look(&self, only: Option<OrganizationId>) -> anyhow::Result<()> {
         let outcome = self.membership.pass(only).await?;
+        if outcome.pools > 0 {
+            let mut work = self.backbone.begin().await?;
+            work.emit(Wake::sweep());
+            work.commit().await?;
+        }
         if let (Some(organization), false) = (only, outcome.failed.is_empty()) {
             anyhow::bail!("organization {organization} was not set right; its error is logged");
         }
