@@ -62,8 +62,7 @@ pub async fn list_rows(db: impl Executor<'_>) -> Result<Vec<PoolRow>, DbError> {
                sum(case when t.active_version_id = p.template_version_id
                    then coalesce(s.desired_instances, 0) else 0 end) as "desired!",
                sum(coalesce(m.running, 0))::bigint as "running!",
-               sum(case when t.active_version_id = p.template_version_id and t.deprecation_message = ''
-                   then coalesce(m.eligible, 0) else 0 end)::bigint as "eligible!",
+               sum(coalesce(m.eligible, 0))::bigint as "eligible!",
                sum(coalesce(m.starting, 0))::bigint as "starting!",
                sum(coalesce(m.failed, 0))::bigint as "failed!",
                bool_or(t.active_version_id = p.template_version_id
@@ -78,11 +77,7 @@ pub async fn list_rows(db: impl Executor<'_>) -> Result<Vec<PoolRow>, DbError> {
         join organizations o on o.id = p.organization_id
         left join lateral (
             select count(*) filter (where w.pool_state in ('ready', 'unready')) as running,
-                   count(*) filter (
-                       where w.pool_state = 'ready'
-                         and (w.pool_expires_at is null or w.pool_expires_at > now())
-                         and (p.last_invalidated_at is null or w.created_at >= p.last_invalidated_at)
-                   ) as eligible,
+                   count(*) filter (where is_claimable(w, p, t, now())) as eligible,
                    count(*) filter (where w.pool_state = 'starting') as starting,
                    count(*) filter (where w.pool_state = 'failed') as failed
             from workspaces w
