@@ -3,9 +3,12 @@
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
+use berth_backbone::Work;
+use berth_bus::event::Wake;
 use berth_db::group::{self, Filter, Group, GroupMember};
+use berth_db::membership;
 use berth_domain::authz::{Action, Resource, ResourceKind};
-use berth_domain::id::{GroupId, OrganizationId, UserId};
+use berth_domain::id::{GroupId, OrganizationId, PREBUILDS_USER, UserId};
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -183,6 +186,17 @@ fn check(group: &Group) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// After a change of what the prebuilds user may spend, or of where it is: pools that its quota held
+/// back are looked at again, and what it needs is put back.
+async fn seat_changed(work: &mut Work, organization: OrganizationId) -> Result<(), ApiError> {
+    let now = work.now();
+    if membership::mark_held_by_quota(work.conn(), organization, now).await? > 0 {
+        work.emit(Wake::sweep());
+    }
+    work.emit(Wake::membership(organization));
+    Ok(())
+}
+
 #[tracing::instrument(name = "http.group.create", skip_all)]
 async fn create(
     State(app): State<App>,
@@ -209,6 +223,7 @@ async fn create(
     check(&new)?;
     let now = work.now();
     group::insert(work.conn(), &new, now).await?;
+    work.emit(Wake::membership(organization.id));
     let change = Change::new("create", "group", new.id.0).of(&new.name).within(organization.id);
     audit::record(&mut work, caller.id(), &origin, change).await?;
     work.commit().await?;
@@ -243,6 +258,10 @@ async fn update(
     group::update(work.conn(), &new).await?;
     group::add_members(work.conn(), id, &body.add_users).await?;
     group::remove_members(work.conn(), id, &body.remove_users).await?;
+    let moved = body.add_users.iter().chain(&body.remove_users).any(|it| *it == PREBUILDS_USER.0);
+    if moved || renamed || new.quota_allowance != old.quota_allowance {
+        seat_changed(&mut work, new.organization_id).await?;
+    }
     let shown = |it: &Group| json!({ "name": it.name, "quota_allowance": it.quota_allowance });
     let mut diff = audit::diff(&shown(&old), &shown(&new));
     if !body.add_users.is_empty() || !body.remove_users.is_empty() {
@@ -267,6 +286,7 @@ async fn remove(
     if !group::delete(work.conn(), id).await? {
         return Err(ApiError::invalid("Everyone cannot be deleted."));
     }
+    seat_changed(&mut work, old.organization_id).await?;
     let change = Change::new("delete", "group", id.0).of(&old.name).within(old.organization_id);
     audit::record(&mut work, caller.id(), &origin, change).await?;
     work.commit().await?;

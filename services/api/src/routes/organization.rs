@@ -3,6 +3,7 @@
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
+use berth_bus::event::Wake;
 use berth_db::organization::{self, Organization};
 use berth_db::template::{self, Reader};
 use berth_domain::authz::{Action, Resource, ResourceKind};
@@ -143,6 +144,7 @@ async fn create(
     };
     check(&new)?;
     organization::insert(work.conn(), &new).await?;
+    work.emit(Wake::membership(new.id));
     let change = Change::new("create", "organization", new.id.0).of(&new.name).within(new.id);
     audit::record(&mut work, caller.id(), &origin, change).await?;
     work.commit().await?;
