@@ -11,7 +11,6 @@ use berth_domain::authz::{Action, Resource, ResourceKind};
 use berth_domain::id::{OrganizationId, TemplateId, VersionId};
 use berth_domain::state::{JobStatus, PromotionOutcome};
 use serde::Deserialize;
-use serde_json::json;
 
 use super::organization::template_reader;
 use super::template_view::{TemplateView, settings_json};
