@@ -26,6 +26,7 @@ pub const TTL_MAX_SECONDS: i64 = 31_536_000;
 
 /// One line of a preset's schedule: another number of instances at certain hours.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PresetSchedule {
     /// `* HOUR DOM MONTH DOW`.
     pub cron: String,
@@ -35,6 +36,7 @@ pub struct PresetSchedule {
 
 /// The prebuild configuration of a preset. A preset without one is no pool.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Prebuilds {
     /// Instances where no schedule holds; not negative.
     pub instances: i32,

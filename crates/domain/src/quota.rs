@@ -8,6 +8,7 @@ mod tests;
 
 /// What a user may spend in an organization and what is spent already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Quota {
     /// Sum of the allowances of the user's groups, Everyone included.
     pub budget: i64,
