@@ -406,33 +406,6 @@ pub async fn mark_pools(
     Ok(rows.into_iter().map(PresetId).collect())
 }
 
-/// Marks the pools whose place this one takes, and the one that takes its place; tells which they
-/// are.
-#[tracing::instrument(name = "db.promotion.mark_neighbours", skip_all, fields(preset.id = %preset), err)]
-pub async fn mark_neighbours(
-    db: impl Executor<'_>,
-    preset: PresetId,
-    now: Timestamp,
-) -> Result<Vec<PresetId>, DbError> {
-    let rows = sqlx::query_scalar!(
-        "
-        insert into prebuild_pool_marks (preset_id, created_at)
-        select neighbour, $2
-        from (
-            select preset_id as neighbour from prebuild_pools where successor_preset_id = $1
-            union all
-            select successor_preset_id from prebuild_pools
-            where preset_id = $1 and successor_preset_id is not null
-        ) neighbours
-        returning preset_id",
-        preset.0,
-        at(now)
-    )
-    .fetch_all(db)
-    .await?;
-    Ok(rows.into_iter().map(PresetId).collect())
-}
-
 /// Templates with an open warm promotion, oldest first, at most 1000.
 #[tracing::instrument(name = "db.promotion.list_open", level = "debug", skip_all, err)]
 pub async fn list_open(db: impl Executor<'_>) -> Result<Vec<TemplateId>, DbError> {

@@ -11,6 +11,8 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::pass::Reconciler;
 
+mod promotion;
+
 const PRESET: PresetId = PresetId(Uuid::from_u128(7));
 
 /// An organization with a daemon and a template whose one preset wants `desired` prebuilds.
