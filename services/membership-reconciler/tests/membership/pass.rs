@@ -120,10 +120,10 @@ async fn an_organization_that_somebody_holds_is_given_up_and_the_others_go_on() 
     let database = given_organizations(20, 1).await;
     let held = database.value("select id from organizations where name = 'org-7'").await;
     let holder = database.clone();
-    let hold = format!(
+    let sql = format!(
         "begin; select id from organizations where id = '{held}' for update; select pg_sleep(20)"
     );
-    tokio::spawn(async move { holder.rows(&hold).await });
+    tokio::spawn(async move { holder.rows(&sql).await });
     let sleeping = "select count(*) from pg_stat_activity
                     where wait_event = 'PgSleep' and datname = current_database()";
     wait_until("the row is held", SOON, async || {

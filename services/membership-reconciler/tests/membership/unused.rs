@@ -12,7 +12,7 @@ async fn given_an_unused_organization(clock: &Clock) -> (TestDatabase, Membershi
     let database = given_organizations(3, 1).await;
     let (mut membership, _) = replica(&database, clock);
     membership.remove_unused = true;
-    membership.pass(None).await.unwrap();
+    membership.pass(None).await.expect("the pass works");
     set_deleted(&database, true).await;
     (database, membership)
 }
@@ -25,7 +25,7 @@ async fn set_deleted(database: &TestDatabase, deleted: bool) {
 }
 
 fn clock() -> Clock {
-    Clock::manual("2026-11-20T08:00:00Z".parse().unwrap())
+    Clock::manual("2026-11-20T08:00:00Z".parse().expect("a time"))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,10 +18,10 @@ use crate::world::given_organizations;
 const WITHIN: Duration = Duration::from_secs(1);
 
 async fn backbone(database: &TestDatabase, stop: &CancellationToken) -> Backbone {
-    let db = berth_db::connect(&database.url, 4, "test").unwrap();
+    let db = berth_db::connect(&database.url, 4, "test").expect("the address is one");
     let url = servers().await.nats_url.clone();
     let config = BusConfig { url, prefix: subject_space(), ..BusConfig::default() };
-    let bus = Bus::connect(&config, "test").await.unwrap();
+    let bus = Bus::connect(&config, "test").await.expect("the address is one");
     wait_until("NATS is there", SOON, async || bus.ensure_streams().await.ok()).await;
     let stores = (db.clone(), bus.clone());
     let (backbone, publisher) = Backbone::over("membership-reconciler", stores, Clock::default());
@@ -31,7 +31,7 @@ async fn backbone(database: &TestDatabase, stop: &CancellationToken) -> Backbone
 
 async fn organization(database: &TestDatabase, name: &str) -> OrganizationId {
     let sql = format!("select id from organizations where name = '{name}'");
-    database.value(&sql).await.parse().unwrap()
+    database.value(&sql).await.parse().expect("an id")
 }
 
 async fn is_seated(database: &TestDatabase, id: OrganizationId, within: Duration) {
@@ -46,9 +46,9 @@ async fn is_seated(database: &TestDatabase, id: OrganizationId, within: Duration
 }
 
 async fn say(backbone: &Backbone, event: Event) {
-    let mut work = backbone.begin().await.unwrap();
+    let mut work = backbone.begin().await.expect("Postgres is there");
     work.emit(event);
-    work.commit().await.unwrap();
+    work.commit().await.expect("Postgres is there");
 }
 
 /// No sweep runs here: only hints do it.
