@@ -76,7 +76,8 @@ impl From<Row> for Standing {
 /// pools is asked last, and only where the answer matters: `case` keeps the planner from asking it
 /// of every organization. That reads `templates.has_pools`, which triggers keep, from a partial
 /// index; presets are never read. With 10 000 organizations in order, 20 000 templates and 40 000
-/// presets it takes 6 to 8 ms, and about 12 ms when unused rows are to be removed.
+/// presets it took 8 to 24 ms, and 12 to 41 ms when unused rows are to be removed, on two cores that
+/// were busy with builds.
 #[tracing::instrument(name = "db.membership.list_out_of_order", skip_all, err)]
 pub async fn list_out_of_order(
     db: impl Executor<'_>,
