@@ -262,7 +262,7 @@ pub async fn mark_pool_ready(
 }
 
 /// Takes a prebuild whose agent failed to start out of the claimable ones and counts the failure as
-/// the pool's own. `None`: it is no prebuild that runs.
+/// the pool's own, once per build. `None`: it is no prebuild that runs.
 #[tracing::instrument(name = "db.agent.mark_pool_failed", skip_all, fields(workspace.id = %workspace), err)]
 pub async fn mark_pool_failed(
     db: impl Executor<'_>,
@@ -276,12 +276,17 @@ pub async fn mark_pool_failed(
             set pool_state = 'failed', pool_ready_at = null, revision = revision + 1,
                 updated_at = $2
             where id = $1 and pool_state in ('unready', 'ready') and not deleted
-            returning revision, pool_preset_id
+            returning revision, pool_preset_id, latest_build_id
+        ), failure as (
+            insert into prebuild_failures (build_id, preset_id, failed_at, kind)
+            select latest_build_id, pool_preset_id, $2, 'agent' from workspace
+            on conflict do nothing
+            returning preset_id
         ), pool as (
             update prebuild_pools p
             set consecutive_failures = p.consecutive_failures + 1, last_failure_at = $2,
                 failed_total = p.failed_total + 1
-            from workspace w where p.preset_id = w.pool_preset_id
+            from failure f where p.preset_id = f.preset_id
         ), marked as (
             insert into prebuild_pool_marks (preset_id, created_at)
             select pool_preset_id, $2 from workspace

@@ -175,23 +175,35 @@ pub async fn mark_gone(
     Ok(done.rows_affected() == 1)
 }
 
-/// Marks the organization's pools of active versions to be looked at, because the number of live
-/// daemons changed, and tells which they are.
+/// Marks the organization's pools that create nothing for want of a daemon and that one with these
+/// tools and tags could serve, and tells which they are. Pools that are marked already are left out.
+///
+/// A pass that looked for daemons before this one committed may hold its pool after we looked for
+/// held pools: whoever calls this when a daemon appears calls it again while the daemon lives.
 #[tracing::instrument(name = "db.daemon.mark_pools_dirty", skip_all, err)]
 pub async fn mark_pools_dirty(
     db: impl Executor<'_>,
     organization: OrganizationId,
+    (provisioners, tags): (&[String], &Tags),
     now: Timestamp,
 ) -> Result<Vec<PresetId>, DbError> {
     let rows = sqlx::query_scalar!(
-        "
+        r#"
         insert into prebuild_pool_marks (preset_id, created_at)
-        select p.preset_id, $2
-        from prebuild_pools p join templates t on t.id = p.template_id
-        where p.organization_id = $1 and not t.deleted
-          and t.active_version_id = p.template_version_id
-        returning preset_id",
+        select p.preset_id, $4
+        from prebuild_pools p
+        join template_versions v on v.id = p.template_version_id
+        join provisioner_jobs i on i.id = v.job_id
+        where p.organization_id = $1 and p.holds <> '{}' and 'capacity' = any (p.holds)
+          and v.provisioner = any ($2)
+          -- As jobs are acquired (db::job).
+          and i.tags <@ $3::jsonb
+          and (i.tags <> '{"scope": "organization", "owner": ""}'::jsonb or i.tags = $3::jsonb)
+          and not exists (select from prebuild_pool_marks m where m.preset_id = p.preset_id)
+        returning preset_id"#,
         organization.0,
+        provisioners,
+        serde_json::json!(tags),
         at(now)
     )
     .fetch_all(db)

@@ -1,6 +1,7 @@
 //! Pools: one row per preset with prebuild configuration, and the marks that say which to look at.
 
 mod act;
+mod audit;
 mod look;
 mod observe;
 mod read;
@@ -10,6 +11,7 @@ pub use act::{
     BuildIds, Doomed, NewPrebuilds, Pending, Queued, cancel_pending, insert_prebuilds,
     queue_deletes,
 };
+pub use audit::{Drift, Slice, audit};
 pub use look::{Locked, Look, Patience, list_due, lock, next_due};
 pub use observe::{LockedPool, Observed, observe};
 pub use read::{PoolRow, list_creation_parameters, list_rows};

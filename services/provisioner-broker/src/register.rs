@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use berth_backbone::Work;
 use berth_bus::event::Wake;
 use berth_db::DbError;
 use berth_db::daemon::{self, NewDaemon};
@@ -38,6 +39,9 @@ struct Session {
     key: ProvisionerKey,
     daemon: DaemonId,
     id: Uuid,
+    /// The tools it drives, and its tags.
+    provisioners: Vec<String>,
+    tags: Tags,
     /// What the daemon's row says: the guard of every later write.
     seen: Timestamp,
     written: Instant,
@@ -73,8 +77,10 @@ pub(crate) async fn register(
         written: Instant::now(),
         outgoing,
         key,
+        provisioners,
+        tags,
     };
-    session.accept(provisioners, tags);
+    session.accept();
     broker.errands.spawn(session.serve(incoming));
     Ok(stream)
 }
@@ -151,25 +157,41 @@ async fn store(
         now,
     };
     let daemon = daemon::upsert(work.conn(), &new).await?;
-    for preset in daemon::mark_pools_dirty(work.conn(), key.organization_id, now).await? {
-        work.emit(Wake::pool(preset));
-    }
+    wake_pools(&mut work, key, (provisioners, tags)).await?;
     work.commit().await?;
     Ok((daemon, now))
 }
 
+/// Has the pools looked at that waited for such a daemon.
+async fn wake_pools(
+    work: &mut Work,
+    key: &ProvisionerKey,
+    abilities: (&[String], &Tags),
+) -> Result<(), DbError> {
+    let now = work.now();
+    let marked = daemon::mark_pools_dirty(work.conn(), key.organization_id, abilities, now).await?;
+    for event in Wake::pools(&marked) {
+        work.emit(event);
+    }
+    Ok(())
+}
+
 impl Session {
     /// Puts the daemon on the list and says so on its stream.
-    fn accept(&self, provisioners: Vec<String>, tags: Tags) {
+    fn accept(&self) {
         let accepted = v1::Accepted {
             daemon_id: self.daemon.to_string(),
-            tags: tags.clone().into_iter().collect(),
+            tags: self.tags.clone().into_iter().collect(),
             organization_id: self.key.organization_id.to_string(),
         };
         let message = v1::register_response::Message::Accepted(accepted);
         let sent = self.outgoing.try_send(Ok(v1::RegisterResponse { message: Some(message) }));
         debug_assert!(sent.is_ok(), "the channel is new and empty");
-        let filter = Filter { organization_id: self.key.organization_id, provisioners, tags };
+        let filter = Filter {
+            organization_id: self.key.organization_id,
+            provisioners: self.provisioners.clone(),
+            tags: self.tags.clone(),
+        };
         let entry = Entry {
             session: self.id,
             filter,
@@ -214,7 +236,9 @@ impl Session {
         self.leave().await;
     }
 
-    /// Writes down that the daemon is there, and looks whether its key still is.
+    /// Writes down that the daemon is there, and looks whether its key still is. Pools that hold for
+    /// want of such a daemon are looked at: it may have been silent for too long to count, or have
+    /// registered while they were being looked at.
     async fn write_down(&mut self) -> Result<(), Status> {
         let db = &self.broker.backbone.db;
         // Where the database is away, the daemon is not to blame.
@@ -222,12 +246,23 @@ impl Session {
         if key.is_none_or(|(key, _)| key.revoked_at.is_some()) {
             return Err(Status::unauthenticated("the provisioner key was revoked"));
         }
-        let now = self.broker.backbone.clock.now();
-        if let Ok(true) = daemon::mark_seen(db, self.daemon, self.seen, now).await {
+        if let Ok(Some(now)) = self.mark_seen().await {
             self.seen = now;
             self.written = Instant::now();
         }
         Ok(())
+    }
+
+    /// `None`: the daemon's row is not this registration's any more.
+    async fn mark_seen(&self) -> Result<Option<Timestamp>, DbError> {
+        let mut work = self.broker.backbone.begin().await?;
+        let now = work.now();
+        if !daemon::mark_seen(work.conn(), self.daemon, self.seen, now).await? {
+            return Ok(None);
+        }
+        wake_pools(&mut work, &self.key, (&self.provisioners, &self.tags)).await?;
+        work.commit().await?;
+        Ok(Some(now))
     }
 
     fn end(&self, status: Status) {

@@ -10,7 +10,7 @@ use berth_db::pool::{self, BuildIds, Doomed, LockedPool, NewPrebuilds, Pending, 
 use berth_domain::id::{BuildId, JobId, PREBUILDS_USER, WorkspaceId};
 use berth_domain::name;
 use berth_domain::notification::NotificationTemplate;
-use berth_domain::plan::{Action, Plan};
+use berth_domain::plan::{Action, Plan, Reason};
 use berth_domain::state::{BuildStage, JobStatus, Transition};
 
 /// What is left to do when the plan's transaction has committed.
@@ -59,6 +59,10 @@ pub(crate) async fn carry_out(
     if !doomed.is_empty() {
         delete(work, pool, &doomed).await?;
     }
+    let refused = Reason::ValidationFailed.name();
+    if plan.holds().contains(&refused) && !pool.last_holds.iter().any(|it| it == refused) {
+        tell(work, pool, NotificationTemplate::PresetInvalid, 0);
+    }
     Ok(rest)
 }
 
@@ -75,7 +79,6 @@ async fn create(work: &mut Work, pool: &LockedPool, count: u32) -> anyhow::Resul
         let Some(value) = value else {
             tracing::warn!(parameter = name, "the preset gives no value to a required parameter");
             pool::mark_invalid(work.conn(), preset).await?;
-            tell(work, pool, NotificationTemplate::PresetInvalid, 0);
             return Ok(false);
         };
         parameters.push((name, value));

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use berth_backbone::Backbone;
 use berth_db::pool::{self, PoolRow};
-use prometheus::{Gauge, IntCounterVec, IntGaugeVec, Opts, Registry};
+use berth_db::prebuild;
+use berth_domain::schedule;
+use berth_domain::state::PrebuildStatus;
+use jiff::Timestamp;
+use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use tokio_util::sync::CancellationToken;
 
 const EVERY: Duration = Duration::from_secs(15);
@@ -16,16 +20,35 @@ pub(crate) struct Gauges {
     levels: Vec<IntGaugeVec>,
     /// In the order of [`TOTALS`].
     totals: Vec<IntCounterVec>,
-    hard_limited: IntGaugeVec,
+    /// In the order of [`SICK`].
+    sick: Vec<IntGaugeVec>,
+    paused: IntGauge,
     updated: Gauge,
 }
 
-const GAUGES: [(&str, &str); 5] = [
+const GAUGES: [(&str, &str); 8] = [
     ("coderd_prebuilt_workspaces_desired", "Prebuilds wanted."),
     ("coderd_prebuilt_workspaces_running", "Prebuilds running."),
     ("coderd_prebuilt_workspaces_eligible", "Prebuilds that a claim would get at this moment."),
     ("berth_pool_starting", "Prebuilds on their way."),
+    ("berth_pool_expired", "Prebuilds that run and are expired or invalidated."),
+    ("berth_pool_deleting", "Prebuilds on their way out, failed deletes included."),
     ("berth_pool_failed", "Prebuilds whose start failed and that are kept for a look."),
+    ("berth_pool_stopped", "Prebuilds that an operator parked."),
+];
+
+/// 1 or absent.
+const SICK: [(&str, &str, PrebuildStatus); 2] = [
+    (
+        "coderd_prebuilt_workspaces_preset_hard_limited",
+        "1 while the preset's breaker is open; absent otherwise.",
+        PrebuildStatus::HardLimited,
+    ),
+    (
+        "coderd_prebuilt_workspaces_preset_validation_failed",
+        "1 while the preset's values stand refused; absent otherwise.",
+        PrebuildStatus::ValidationFailed,
+    ),
 ];
 
 /// Stored in the database, so that they never go down, whoever shows them.
@@ -36,8 +59,19 @@ const TOTALS: [(&str, &str); 4] = [
     ("coderd_prebuilt_workspaces_resource_replacements_total", "Claims that replaced a resource."),
 ];
 
-fn values(row: &PoolRow) -> [i64; 5] {
-    [row.desired, row.running, row.eligible, row.starting, row.failed]
+/// In the order of [`GAUGES`].
+fn values(row: &PoolRow, now: Timestamp) -> [i64; 8] {
+    let desired = row.prebuilds.as_ref().map_or(0, |it| schedule::desired(it, now).instances);
+    [
+        desired.into(),
+        row.running,
+        row.eligible,
+        row.starting,
+        row.expired,
+        row.deleting,
+        row.failed,
+        row.stopped,
+    ]
 }
 
 impl Gauges {
@@ -54,20 +88,23 @@ impl Gauges {
             registry.register(Box::new(total.clone()))?;
             totals.push(total);
         }
-        let hard_limited = IntGaugeVec::new(
-            Opts::new(
-                "coderd_prebuilt_workspaces_preset_hard_limited",
-                "1 while the preset's breaker is open; absent otherwise.",
-            ),
-            &LABELS,
+        let mut sick = Vec::new();
+        for (name, help, _) in SICK {
+            let gauge = IntGaugeVec::new(Opts::new(name, help), &LABELS)?;
+            registry.register(Box::new(gauge.clone()))?;
+            sick.push(gauge);
+        }
+        let paused = IntGauge::new(
+            "coderd_prebuilt_workspaces_reconciliation_paused",
+            "1 while reconciliation is paused for the whole deployment.",
         )?;
-        registry.register(Box::new(hard_limited.clone()))?;
+        registry.register(Box::new(paused.clone()))?;
         let updated = Gauge::new(
             "coderd_prebuilt_workspaces_metrics_last_updated",
             "When these were read, in Unix seconds.",
         )?;
         registry.register(Box::new(updated.clone()))?;
-        Ok(Self { levels: gauges, totals, hard_limited, updated })
+        Ok(Self { levels: gauges, totals, sick, paused, updated })
     }
 
     /// Refreshes the gauges until shutdown.
@@ -75,36 +112,44 @@ impl Gauges {
         let mut ticks = tokio::time::interval(EVERY);
         loop {
             tokio::select! { _ = ticks.tick() => {}, () = stop.cancelled() => return }
-            match pool::list_rows(&backbone.db).await {
-                Ok(rows) => {
-                    self.show(&rows);
-                    let now = backbone.clock.now();
-                    self.updated.set(now.as_duration().as_secs_f64());
-                }
-                Err(error) => tracing::warn!(error = %error, "pools not measured"),
+            if let Err(error) = self.refresh(&backbone).await {
+                tracing::warn!(error = format!("{error:#}"), "pools not measured");
             }
         }
     }
 
-    fn show(&self, rows: &[PoolRow]) {
+    /// Reads the pools and shows them: two statements.
+    pub(crate) async fn refresh(&self, backbone: &Backbone) -> anyhow::Result<()> {
+        let now = backbone.clock.now();
+        let rows = pool::list_rows(&backbone.db, now).await?;
+        let is_paused = prebuild::is_paused(&backbone.db, now).await?;
+        self.show(&rows, now);
+        self.paused.set(is_paused.into());
+        self.updated.set(now.as_duration().as_secs_f64());
+        Ok(())
+    }
+
+    fn show(&self, rows: &[PoolRow], now: Timestamp) {
         // A pool that is gone must not stay on show.
         self.levels.iter().for_each(IntGaugeVec::reset);
         self.totals.iter().for_each(IntCounterVec::reset);
-        self.hard_limited.reset();
+        self.sick.iter().for_each(IntGaugeVec::reset);
         for row in rows {
             let labels = [
                 row.template_name.as_str(),
                 row.preset_name.as_str(),
                 row.organization_name.as_str(),
             ];
-            for (gauge, value) in self.levels.iter().zip(values(row)) {
+            for (gauge, value) in self.levels.iter().zip(values(row, now)) {
                 gauge.with_label_values(&labels).set(value);
             }
             for (total, value) in self.totals.iter().zip(row.totals) {
                 total.with_label_values(&labels).inc_by(value.try_into().unwrap_or_default());
             }
-            if row.is_hard_limited {
-                self.hard_limited.with_label_values(&labels).set(1);
+            for (gauge, (_, _, status)) in self.sick.iter().zip(SICK) {
+                if row.status == Some(status) {
+                    gauge.with_label_values(&labels).set(1);
+                }
             }
         }
     }

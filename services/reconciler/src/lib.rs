@@ -4,6 +4,7 @@
 //! a sweep that needs neither. Every way leads to the same pass over one preset: lock, read, decide
 //! once ([`berth_domain::plan::plan`]), write, commit.
 
+mod audit;
 mod config;
 mod execute;
 mod gauges;
@@ -34,6 +35,7 @@ pub async fn run(ctx: Context<Config>) -> anyhow::Result<()> {
     let reconciler = Reconciler::new(backbone.clone(), &ctx.config, metrics);
 
     ctx.spawn("sweep", sweep::run(reconciler.clone(), ctx.shutdown.clone()));
+    ctx.spawn("audit", audit::run(reconciler.clone(), ctx.shutdown.clone()));
     let gauges = gauges::Gauges::register(&ctx.metrics)?;
     ctx.spawn("gauges", gauges.run(backbone.clone(), ctx.shutdown.clone()));
     let consumer = Consumer {

@@ -110,9 +110,13 @@ pub async fn mark_workspaces(
 }
 
 /// Counts the ends of prebuild builds in their pools and marks the pools to be looked at. Only a
-/// failure that the template caused counts against a pool. A success counts for it once the
-/// prebuild is ready: with agents, that is when they say so, or a template whose agents never start
-/// would never open the breaker.
+/// failure that the template caused counts against a pool, and once per build: a reaped or cancelled
+/// job, a lost daemon and an exceeded quota are not the template's doing. A success counts for it once
+/// the prebuild is ready: with agents, that is when they say so, or a template whose agents never
+/// start would never open the breaker. Input that the builder refused for good is not tried again.
+///
+/// The pools are locked in the order of their keys, so that batches that end together do not wait
+/// for each other in a circle.
 #[tracing::instrument(name = "db.completion.mark_pools", skip_all, fields(jobs = jobs.len()), err)]
 pub async fn mark_pools(
     db: impl Executor<'_>,
@@ -123,29 +127,53 @@ pub async fn mark_pools(
     sqlx::query!(
         r#"
         with ended as (
-            select w.pool_preset_id as preset_id,
-                   count(*) filter (where b.transition = 'start' and j.status = 'succeeded') as made,
-                   count(*) filter (where w.pool_state = 'ready') as ready,
-                   count(*) filter (where b.transition = 'start' and j.status = 'failed') as failed,
-                   count(*) filter (
-                       where b.transition = 'start' and j.status = 'failed' and j.error_code = 'template'
-                   ) as own
+            select w.pool_preset_id as preset_id, b.id as build_id, b.daily_cost, b.created_at,
+                   w.pool_state = 'ready' as is_ready,
+                   b.transition = 'start' and j.status = 'succeeded' as is_made,
+                   b.transition = 'start' and j.status = 'failed' as is_failed,
+                   coalesce(j.error_code = 'template', false) as is_own,
+                   coalesce(j.error_code = 'invalid', false) as is_refused
             from provisioner_jobs j
             join workspace_builds b on b.job_id = j.id and b.stage = 'prebuild'
             join workspaces w on w.id = b.workspace_id
             where j.id = any($1) and w.pool_preset_id is not null
-            group by w.pool_preset_id
+        ), own as (
+            insert into prebuild_failures (build_id, preset_id, failed_at, kind)
+            select build_id, preset_id, $2, 'build' from ended where is_failed and is_own
+            on conflict do nothing
+            returning build_id
+        ), counted as (
+            select e.preset_id,
+                   count(*) filter (where e.is_made) as made,
+                   count(*) filter (where e.is_ready) as ready,
+                   count(*) filter (where e.is_failed and (o.build_id is not null or not e.is_own))
+                       as failed,
+                   count(o.build_id)::int as own,
+                   bool_or(e.is_failed and e.is_refused) as is_refused,
+                   (array_agg(e.daily_cost order by e.created_at desc) filter (where e.is_made))[1]
+                       as daily_cost
+            from ended e left join own o on o.build_id = e.build_id
+            group by e.preset_id
+        ), locked as (
+            select preset_id from prebuild_pools
+            where preset_id in (select preset_id from counted)
+            order by preset_id
+            for no key update
         ), marked as (
             insert into prebuild_pool_marks (preset_id, created_at)
-            select preset_id, $2 from ended
+            select preset_id, $2 from counted
         )
         update prebuild_pools p
-        set created_total = p.created_total + e.made,
-            failed_total = p.failed_total + e.failed,
+        set created_total = p.created_total + c.made,
+            failed_total = p.failed_total + c.failed,
             consecutive_failures =
-                case when e.ready > 0 then 0 else p.consecutive_failures + e.own::int end,
-            last_failure_at = case when e.own > 0 then $2 else p.last_failure_at end
-        from ended e where p.preset_id = e.preset_id"#,
+                case when c.ready > 0 then 0 else p.consecutive_failures + c.own end,
+            last_failure_at = case when c.own > 0 then $2 else p.last_failure_at end,
+            daily_cost = coalesce(c.daily_cost, p.daily_cost),
+            prebuild_status =
+                case when c.is_refused then 'validation_failed' else p.prebuild_status end
+        from locked l join counted c on c.preset_id = l.preset_id
+        where p.preset_id = l.preset_id"#,
         &jobs,
         at(now)
     )

@@ -38,6 +38,8 @@ pub struct LockedPool {
     pub names: [String; 4],
     /// Reasons of the newest plan.
     pub last_reasons: Value,
+    /// Names of those that held creation back.
+    pub last_holds: Vec<String>,
 }
 
 /// A pool, what holds for it, and what is there.
@@ -72,7 +74,7 @@ pub async fn observe(
         r#"
         select p.template_version_id, p.template_id, p.organization_id, p.prebuild_status,
                p.consecutive_failures, p.breaker_opened_at, p.probe_attempts, p.last_probe_at,
-               p.last_invalidated_at, p.last_reasons, p.policy, cost.credits as "cost!",
+               p.last_invalidated_at, p.last_reasons, p.holds, p.policy, cost.credits as "cost!",
                s.name as preset_name, v.name as version_name, v.provisioner,
                o.name as organization_name, t.name as "template_name?",
                pool_standing(p, t) as "standing!",
@@ -263,6 +265,7 @@ pub async fn observe(
             row.preset_name,
         ],
         last_reasons: row.last_reasons,
+        last_holds: row.holds,
     };
     let policy =
         Policy { settings: settings.clone(), pool: json("prebuild_pools.policy", row.policy)? };

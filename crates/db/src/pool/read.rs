@@ -1,10 +1,14 @@
 //! What is read of pools beside [`super::observe`].
 
 use berth_domain::id::{PresetId, VersionId};
+use berth_domain::preset::Prebuilds;
+use berth_domain::state::PrebuildStatus;
+use jiff::Timestamp;
 
-use crate::{DbError, Executor};
+use crate::claim::json;
+use crate::{DbError, Executor, at};
 
-/// One pool's gauges.
+/// Gauges and totals of the pools of one preset name: all versions of one template together.
 #[derive(Debug, Clone)]
 pub struct PoolRow {
     /// Its organization's name.
@@ -13,18 +17,24 @@ pub struct PoolRow {
     pub template_name: String,
     /// Its preset's name.
     pub preset_name: String,
-    /// Instances wanted without schedules.
-    pub desired: i64,
+    /// What the active version asks for; `None`: it has no such pool.
+    pub prebuilds: Option<Prebuilds>,
     /// Running, ready or not.
     pub running: i64,
-    /// Claimable at this moment.
+    /// What claims would get at this moment, a previous version's that is kept included.
     pub eligible: i64,
     /// Start builds on their way.
     pub starting: i64,
+    /// Running, and expired or invalidated.
+    pub expired: i64,
+    /// Delete builds on their way, and failed ones.
+    pub deleting: i64,
     /// Failed start builds.
     pub failed: i64,
-    /// The breaker is open.
-    pub is_hard_limited: bool,
+    /// Parked by an operator.
+    pub stopped: i64,
+    /// Health of the active version's pool.
+    pub status: Option<PrebuildStatus>,
     /// Monotonic totals: created, failed, claimed, replaced.
     pub totals: [i64; 4],
 }
@@ -53,54 +63,93 @@ pub async fn list_creation_parameters(
     Ok(rows.into_iter().map(|row| (row.name, row.value)).collect())
 }
 
-/// Gauges and totals of every pool of an active version, and of others that still have prebuilds.
+/// Gauges and totals of the pools of live templates, by name, at `now`. Reads the pools and, once,
+/// the prebuilds that live; claims that no look has folded yet are counted from their marks.
 #[tracing::instrument(name = "db.pool.list_rows", level = "debug", skip_all, err)]
-pub async fn list_rows(db: impl Executor<'_>) -> Result<Vec<PoolRow>, DbError> {
+#[expect(clippy::too_many_lines, reason = "one statement and its mapping, column by column")]
+pub async fn list_rows(db: impl Executor<'_>, now: Timestamp) -> Result<Vec<PoolRow>, DbError> {
     let rows = sqlx::query!(
         r#"
+        with members as (
+            select p.preset_id,
+                   count(*) filter (where w.pool_state in ('ready', 'unready')) as running,
+                   count(*) filter (where is_claimable(w, p, t, $1)) as eligible,
+                   count(*) filter (where w.pool_state = 'starting') as starting,
+                   count(*) filter (
+                       where w.pool_state in ('ready', 'unready')
+                         and (w.pool_expires_at <= $1 or w.created_at < p.last_invalidated_at)
+                   ) as expired,
+                   count(*) filter (where w.pool_state in ('deleting', 'failed_delete')) as deleting,
+                   count(*) filter (where w.pool_state = 'failed') as failed,
+                   count(*) filter (where w.pool_state = 'stopped') as stopped
+            from workspaces w
+            join prebuild_pools p on p.preset_id = w.pool_preset_id
+            join templates t on t.id = p.template_id
+            where w.pool_preset_id is not null and not w.deleted
+            group by p.preset_id
+        ), claims as (
+            select preset_id, sum(claims) as claims from prebuild_pool_marks
+            where claims > 0
+            group by preset_id
+        )
         select o.name as organization_name, t.name as template_name, s.name as preset_name,
-               sum(case when t.active_version_id = p.template_version_id
-                   then coalesce(s.desired_instances, 0) else 0 end) as "desired!",
-               sum(coalesce(m.running, 0))::bigint as "running!",
-               sum(coalesce(m.eligible, 0))::bigint as "eligible!",
-               sum(coalesce(m.starting, 0))::bigint as "starting!",
-               sum(coalesce(m.failed, 0))::bigint as "failed!",
-               bool_or(t.active_version_id = p.template_version_id
-                       and p.prebuild_status = 'hard_limited') as "hard_limited!",
+               (jsonb_agg(jsonb_build_object(
+                   'instances', coalesce(s.desired_instances, 0),
+                   'timezone', s.scheduling_timezone,
+                   'schedules', coalesce((
+                       select jsonb_agg(
+                           jsonb_build_object('cron', c.cron, 'instances', c.desired_instances)
+                           order by c.position)
+                       from template_version_preset_schedules c where c.preset_id = s.id
+                   ), '[]')
+               )) filter (where pool_standing(p, t) = 'active'))->0 as prebuilds,
+               (array_agg(p.prebuild_status) filter (where pool_standing(p, t) = 'active'))[1]
+                   as status,
+               coalesce(sum(m.running), 0)::bigint as "running!",
+               coalesce(sum(m.eligible), 0)::bigint as "eligible!",
+               coalesce(sum(m.starting), 0)::bigint as "starting!",
+               coalesce(sum(m.expired), 0)::bigint as "expired!",
+               coalesce(sum(m.deleting), 0)::bigint as "deleting!",
+               coalesce(sum(m.failed), 0)::bigint as "failed!",
+               coalesce(sum(m.stopped), 0)::bigint as "stopped!",
                sum(p.created_total)::bigint as "created_total!",
                sum(p.failed_total)::bigint as "failed_total!",
-               sum(p.claimed_total)::bigint as "claimed_total!",
+               (sum(p.claimed_total) + coalesce(sum(k.claims), 0))::bigint as "claimed_total!",
                sum(p.replaced_total)::bigint as "replaced_total!"
         from prebuild_pools p
         join template_version_presets s on s.id = p.preset_id
         join templates t on t.id = p.template_id
         join organizations o on o.id = p.organization_id
-        left join lateral (
-            select count(*) filter (where w.pool_state in ('ready', 'unready')) as running,
-                   count(*) filter (where is_claimable(w, p, t, now())) as eligible,
-                   count(*) filter (where w.pool_state = 'starting') as starting,
-                   count(*) filter (where w.pool_state = 'failed') as failed
-            from workspaces w
-            where w.pool_preset_id = p.preset_id and not w.deleted
-        ) m on true
+        left join members m on m.preset_id = p.preset_id
+        left join claims k on k.preset_id = p.preset_id
         where not t.deleted
-        group by o.name, t.name, s.name"#
+        group by o.name, t.name, s.name"#,
+        at(now)
     )
     .fetch_all(db)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| PoolRow {
-            organization_name: row.organization_name,
-            template_name: row.template_name,
-            preset_name: row.preset_name,
-            desired: row.desired,
-            running: row.running,
-            eligible: row.eligible,
-            starting: row.starting,
-            failed: row.failed,
-            is_hard_limited: row.hard_limited,
-            totals: [row.created_total, row.failed_total, row.claimed_total, row.replaced_total],
+    rows.into_iter()
+        .map(|row| {
+            Ok(PoolRow {
+                organization_name: row.organization_name,
+                template_name: row.template_name,
+                preset_name: row.preset_name,
+                prebuilds: row.prebuilds.map(|it| json("preset schedules", it)).transpose()?,
+                running: row.running,
+                eligible: row.eligible,
+                starting: row.starting,
+                expired: row.expired,
+                deleting: row.deleting,
+                failed: row.failed,
+                stopped: row.stopped,
+                status: row.status.map(|it| it.parse()).transpose()?,
+                totals: [
+                    row.created_total,
+                    row.failed_total,
+                    row.claimed_total,
+                    row.replaced_total,
+                ],
+            })
         })
-        .collect())
+        .collect()
 }
