@@ -9,6 +9,7 @@ mod nats;
 mod notify;
 mod overcreate;
 mod preset;
+mod promotion;
 mod race;
 mod reinit;
 mod template;

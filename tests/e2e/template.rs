@@ -49,6 +49,24 @@ else
 fi
 "#;
 
+/// Prebuilds are never made.
+const APPLY_FAILING: &str = r#"#!/bin/sh
+cat > /dev/null
+echo '{"state": {}, "resources": []}'
+[ "$CODER_WORKSPACE_TRANSITION" = delete ]
+"#;
+
+/// While the file `hold` exists in the stack's folder, prebuilds wait for their end.
+const APPLY_HELD: &str = r#"#!/bin/sh
+cat > /dev/null
+while [ "$CODER_WORKSPACE_IS_PREBUILD$CODER_WORKSPACE_TRANSITION" = truestart ] && [ -e "$E2E_DIR/hold" ]; do sleep 0.05; done
+if [ "$CODER_WORKSPACE_TRANSITION" = delete ]; then
+  echo '{"state": {}, "resources": []}'
+else
+  echo '{"state": {"made": true}, "resources": [{"name": "thing", "type": "e2e_thing"}]}'
+fi
+"#;
+
 /// Runs an agent as a local process. Its startup script adds a line with the owner's name to
 /// `starts` in the workspace's folder. An agent that runs already keeps its token, which the
 /// environment carries on a claim build (for a template's only agent under the digest of "").
@@ -100,6 +118,16 @@ fn archive(pools: &[(&str, i32)], plan: &str, apply: &str) -> Vec<u8> {
 /// Workspaces without agents.
 pub(crate) fn plain(pools: &[(&str, i32)]) -> Vec<u8> {
     archive(pools, PLAN, APPLY_PLAIN)
+}
+
+/// Workspaces whose start fails by the template's own fault.
+pub(crate) fn failing(pools: &[(&str, i32)]) -> Vec<u8> {
+    archive(pools, PLAN, APPLY_FAILING)
+}
+
+/// Workspaces whose prebuilds take as long as the test wants.
+pub(crate) fn held(pools: &[(&str, i32)]) -> Vec<u8> {
+    archive(pools, PLAN, APPLY_HELD)
 }
 
 /// Workspaces with one agent each, a local process.

@@ -3,6 +3,7 @@
 pub(crate) mod login;
 pub(crate) mod logs;
 pub(crate) mod prebuild;
+pub(crate) mod promotion;
 pub(crate) mod provisioner_key;
 pub(crate) mod setup;
 pub(crate) mod template;

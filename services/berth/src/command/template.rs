@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::cli::Global;
 use crate::client::{Client, text};
 use crate::command::logs;
+use crate::command::promotion::{self, PromoteArgs, PromotionArgs, WarmArgs};
 use crate::output::Output;
 
 #[derive(Subcommand)]
@@ -22,14 +23,10 @@ pub(crate) enum TemplateCommand {
         /// Name of the template
         template: String,
     },
-    /// Make a version the active one
-    Promote {
-        /// Name of the template
-        template: String,
-        /// Name of the version
-        #[arg(id = "template_version", value_name = "VERSION")]
-        version: String,
-    },
+    /// Make a version the active one, at once or when its prebuilds are ready
+    Promote(PromoteArgs),
+    /// Show how a warm promotion goes, or the newest one went
+    Promotion(PromotionArgs),
 }
 
 #[derive(Args)]
@@ -43,8 +40,10 @@ pub(crate) struct PushArgs {
     #[arg(long, short, default_value = "")]
     message: String,
     /// Leave the active version as it is
-    #[arg(long)]
+    #[arg(long, conflicts_with = "warm")]
     no_activate: bool,
+    #[command(flatten)]
+    warm: WarmArgs,
 }
 
 pub(crate) async fn run(
@@ -57,16 +56,21 @@ pub(crate) async fn run(
         TemplateCommand::Push(args) => push(&client, output, &args).await.map(drop),
         TemplateCommand::List => show_templates(&client, output).await,
         TemplateCommand::Versions { template } => versions(&client, output, &template).await,
-        TemplateCommand::Promote { template, version } => {
-            promote(&client, output, &template, &version).await
-        }
+        TemplateCommand::Promote(args) => promotion::promote(&client, output, &args).await,
+        TemplateCommand::Promotion(args) => promotion::promotion(&client, output, &args).await,
     }
 }
 
 impl PushArgs {
     /// Push `dir` under `name` and activate it.
     pub(crate) fn of(dir: PathBuf, name: &str) -> Self {
-        Self { dir, name: Some(name.to_owned()), message: String::new(), no_activate: false }
+        Self {
+            dir,
+            name: Some(name.to_owned()),
+            message: String::new(),
+            no_activate: false,
+            warm: WarmArgs::plain(),
+        }
     }
 }
 
@@ -105,8 +109,7 @@ pub(crate) async fn push(
         }
         Some(template) if args.no_activate => template,
         Some(template) => {
-            let path = format!("/templates/{}/versions", text(&template, "id"));
-            client.patch(&path, &json!({ "id": version["id"] })).await?;
+            promotion::activate(client, output, &template, &version, &args.warm).await?;
             client.get(&format!("/templates/{}", text(&template, "id"))).await?
         }
     };
@@ -115,7 +118,7 @@ pub(crate) async fn push(
         &[
             ("Template", name.clone()),
             ("Version", text(&version, "name").to_owned()),
-            ("Active", (!args.no_activate).to_string()),
+            ("Active", (template["active_version_id"] == version["id"]).to_string()),
         ],
     );
     Ok(template)
@@ -218,19 +221,5 @@ async fn versions(client: &Client, output: Output, name: &str) -> anyhow::Result
     });
     let rows = rows.collect();
     output.rows(&versions, &["version", "import", "", "created", "message"], rows);
-    Ok(())
-}
-
-async fn promote(client: &Client, output: Output, name: &str, version: &str) -> anyhow::Result<()> {
-    let template = get(client, name).await?;
-    let path = format!(
-        "/organizations/{}/templates/{name}/versions/{version}",
-        text(&template, "organization_id")
-    );
-    let version = client.get(&path).await?;
-    let path = format!("/templates/{}/versions", text(&template, "id"));
-    client.patch(&path, &json!({ "id": version["id"] })).await?;
-    let name_and_version = format!("{name} {}", text(&version, "name"));
-    output.fields(&version, &[("Active", name_and_version)]);
     Ok(())
 }
