@@ -6,6 +6,7 @@ use berth_backbone::{Backbone, Work};
 use berth_db::DbError;
 use berth_service_kit::Context;
 use jiff::Timestamp;
+use prometheus::Registry;
 use tokio::sync::Semaphore;
 
 use crate::config::Config;
@@ -38,10 +39,21 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn new(ctx: &Context<Config>, backbone: Backbone) -> anyhow::Result<Self> {
-        let config = Arc::new(ctx.config.clone());
+        let live = Live::start(ctx, &backbone);
+        Self::over(ctx.config.clone(), backbone, live, &ctx.metrics)
+    }
+
+    /// The same of parts, for tests.
+    pub(crate) fn over(
+        config: Config,
+        backbone: Backbone,
+        live: Live,
+        metrics: &Registry,
+    ) -> anyhow::Result<Self> {
+        let config = Arc::new(config);
         Ok(Self {
-            metrics: Metrics::register(&ctx.metrics)?,
-            live: Live::start(ctx, &backbone),
+            metrics: Metrics::register(metrics)?,
+            live,
             passwords: Passwords::new(config.session.password_hashes)?,
             uploads: Arc::new(Semaphore::new(UPLOADS)),
             rate_limits: Arc::new(RateLimits::new(config.rate_limit)),

@@ -46,15 +46,20 @@ pub(crate) struct Live {
 impl Live {
     /// Starts the shared subscriptions as tasks of `ctx`.
     pub(crate) fn start(ctx: &Context<Config>, backbone: &Backbone) -> Self {
-        let live = Self {
-            builds: broadcast::channel(BUFFER).0,
-            claims: broadcast::channel(BUFFER).0,
-            newest: Arc::default(),
-            stop: ctx.shutdown.clone(),
-        };
+        let live = Self::silent(ctx.shutdown.clone());
         ctx.spawn("live-builds", live.clone().follow_builds(backbone.bus.clone()));
         ctx.spawn("live-claims", live.clone().follow_claims(backbone.bus.clone()));
         live
+    }
+
+    /// Streams that nothing feeds.
+    pub(crate) fn silent(stop: CancellationToken) -> Self {
+        Self {
+            builds: broadcast::channel(BUFFER).0,
+            claims: broadcast::channel(BUFFER).0,
+            newest: Arc::default(),
+            stop,
+        }
     }
 
     /// Everything that happens to workspace builds from now on.

@@ -5,6 +5,8 @@ mod explain;
 mod pause;
 mod plan;
 mod policy;
+#[cfg(test)]
+mod tests;
 mod words;
 
 use std::collections::BTreeSet;
@@ -36,9 +38,6 @@ use crate::extract::{Json, Paging, Path};
 use crate::lookup;
 use crate::routes::workspace_change;
 
-/// Pools that are woken one by one; more are left to one sweep.
-const WAKES_MAX: usize = 100;
-
 /// Routes of prebuilds.
 pub(crate) fn routes() -> Router<App> {
     Router::new()
@@ -56,8 +55,8 @@ pub(crate) fn routes() -> Router<App> {
 
 /// Wakes the reconciler for pools that were marked.
 fn wake(work: &mut Work, presets: &[PresetId]) {
-    for preset in presets.iter().take(WAKES_MAX) {
-        work.emit(Wake::pool(*preset));
+    for event in Wake::pools(presets) {
+        work.emit(event);
     }
 }
 

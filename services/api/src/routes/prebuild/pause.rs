@@ -29,6 +29,9 @@ const SHORTEST: SignedDuration = SignedDuration::from_secs(60);
 /// Longest pause that ends by itself.
 const LONGEST: SignedDuration = SignedDuration::from_hours(365 * 24);
 
+/// More than are ever woken one by one.
+const WAKES_MAX: i64 = 100;
+
 /// The pause of this scope and thing that holds, if there is one.
 pub(super) async fn find(
     work: &mut Work,
@@ -40,15 +43,15 @@ pub(super) async fn find(
     Ok(stored::list(work.conn(), &filter, now).await?.pop())
 }
 
-/// Has the pools concerned looked at. One statement marks them all.
+/// Has the pools concerned looked at. One statement marks them all, and where they are many, one
+/// event tells of them.
 pub(super) async fn wake(
     work: &mut Work,
     scope: PauseScope,
     scope_id: Option<Uuid>,
 ) -> Result<(), ApiError> {
     let now = work.now();
-    let most = i64::try_from(super::WAKES_MAX).unwrap_or(i64::MAX);
-    let marked = stored::mark_pools(work.conn(), scope, scope_id, most, now).await?;
+    let marked = stored::mark_pools(work.conn(), scope, scope_id, WAKES_MAX, now).await?;
     super::wake(work, &marked);
     Ok(())
 }
@@ -185,7 +188,10 @@ async fn authorized(
     };
     if scope == PauseScope::Organization {
         let found = lookup::organization(app, caller, &id.to_string()).await?;
-        caller.authorize(Action::Update, &template.in_organization(found.id))?;
+        // The organization is seen, so there is nothing to hide.
+        if !caller.may(Action::Update, &template.in_organization(found.id)) {
+            return Err(ApiError::Forbidden);
+        }
         return Ok(Target { organization: Some(found.id), name: found.name });
     }
     let (template_id, name) = if scope == PauseScope::Preset {
