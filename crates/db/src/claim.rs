@@ -263,7 +263,8 @@ pub async fn take(
             select w.id, w.created_at, pool_standing(p, t) = 'previous' as is_previous
             from workspaces w
             join prebuild_pools p on p.preset_id = w.pool_preset_id
-            join templates t on t.id = w.template_id
+            -- By the pool: by the workspace, the planner may come from the template's workspaces.
+            join templates t on t.id = p.template_id
             where w.pool_preset_id = $1 and is_claimable(w, p, t, $2)
             order by w.pool_expires_at nulls last, w.created_at, w.id
             limit 1
