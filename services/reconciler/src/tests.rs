@@ -11,7 +11,12 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::pass::Reconciler;
 
+mod failure;
+mod gauges;
+mod holds;
 mod promotion;
+mod statements;
+mod sweep;
 
 const PRESET: PresetId = PresetId(Uuid::from_u128(7));
 
@@ -55,12 +60,31 @@ async fn given_pool(desired: u32) -> TestDatabase {
 }
 
 async fn reconciler(database: &TestDatabase) -> Reconciler {
+    replica(database, &Config::default(), &Clock::default()).await
+}
+
+/// A replica that is configured like this and has this clock.
+async fn replica(database: &TestDatabase, config: &Config, clock: &Clock) -> Reconciler {
     let db = berth_db::connect(&database.url, 4, "test").unwrap();
     let url = servers().await.nats_url.clone();
     let bus = BusConfig { url, prefix: subject_space(), ..BusConfig::default() };
     let bus = Bus::connect(&bus, "test").await.unwrap();
-    let (backbone, _publisher) = Backbone::over("reconciler", (db, bus), Clock::default());
-    Reconciler::new(backbone, &Config::default(), Metrics::register(&Registry::new()).unwrap())
+    let (backbone, _publisher) = Backbone::over("reconciler", (db, bus), clock.clone());
+    Reconciler::new(backbone, config, Metrics::register(&Registry::new()).unwrap())
+}
+
+/// One more preset of the template's active version, with a pool of its own.
+async fn given_another(database: &TestDatabase, preset: PresetId, desired: u32) {
+    database
+        .rows(&format!(
+            "insert into template_version_presets (id, template_version_id, name, desired_instances, created_at)
+                 select '{preset}', template_version_id, 'p{preset}', {desired}, now()
+                 from template_version_presets where id = '{PRESET}';
+             insert into prebuild_pools (preset_id, template_version_id, template_id, organization_id)
+                 select '{preset}', template_version_id, template_id, organization_id
+                 from prebuild_pools where preset_id = '{PRESET}'"
+        ))
+        .await;
 }
 
 /// Takes the pool as a pass does.
@@ -96,9 +120,10 @@ async fn two_reconcilers_together_never_over_create() {
     let database = given_pool(5).await;
     let (one, two) = (reconciler(&database).await, reconciler(&database).await);
 
-    let passes = (0..8)
-        .map(|n| if n % 2 == 0 { one.clone() } else { two.clone() })
-        .map(|replica| tokio::spawn(async move { replica.reconcile(PRESET, Patience::Wait).await.unwrap() }));
+    let passes =
+        (0..8).map(|n| if n % 2 == 0 { one.clone() } else { two.clone() }).map(|replica| {
+            tokio::spawn(async move { replica.reconcile(PRESET, Patience::Wait).await.unwrap() })
+        });
     for pass in passes.collect::<Vec<_>>() {
         pass.await.unwrap();
     }

@@ -1,0 +1,98 @@
+//! What passes cost, counted in statements.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use berth_db::pool::Patience;
+use tokio_util::sync::CancellationToken;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+use super::{PRESET, finish_builds, given_pool, prebuilds, reconciler};
+use crate::sweep::sweep;
+
+/// Counts the statements that sqlx says it sends, on the thread of one test.
+#[derive(Clone, Default)]
+struct Statements(Arc<AtomicUsize>);
+
+impl Statements {
+    fn count(&self) -> usize {
+        self.0.swap(0, Ordering::Relaxed)
+    }
+}
+
+impl Subscriber for Statements {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "sqlx::query"
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// Begin, lock, reading, parameters, creation, outcome, outbox: as many for a hundred prebuilds as for one.
+#[tokio::test]
+async fn a_hundred_prebuilds_are_created_by_as_many_statements_as_one() {
+    let statements = Statements::default();
+    let mut counts = Vec::new();
+    for desired in [1, 100] {
+        let database = given_pool(desired).await;
+        let replica = reconciler(&database).await;
+        let _counted = tracing::subscriber::set_default(statements.clone());
+        statements.count();
+        replica.reconcile(PRESET, Patience::Wait).await.unwrap();
+        counts.push(statements.count());
+        assert_eq!(prebuilds(&database).await, i64::from(desired));
+    }
+    assert_eq!(counts, [7, 7]);
+}
+
+/// Begin, lock, reading, deletes, outcome, outbox.
+#[tokio::test]
+async fn a_hundred_prebuilds_are_deleted_by_as_many_statements_as_one() {
+    let statements = Statements::default();
+    let mut counts = Vec::new();
+    for desired in [1, 100] {
+        let database = given_pool(desired).await;
+        let replica = reconciler(&database).await;
+        replica.reconcile(PRESET, Patience::Wait).await.unwrap();
+        finish_builds(&database).await;
+        database.rows("update template_version_presets set desired_instances = 0").await;
+        let _counted = tracing::subscriber::set_default(statements.clone());
+        statements.count();
+        replica.reconcile(PRESET, Patience::Wait).await.unwrap();
+        counts.push(statements.count());
+        let deleting = "select count(*) from workspaces where pool_state = 'deleting'";
+        assert_eq!(database.count(deleting).await, i64::from(desired));
+    }
+    assert_eq!(counts, [6, 6]);
+}
+
+/// With nothing to do a sweep looks for marked and due pools and for open promotions, and at no pool.
+#[tokio::test]
+async fn an_idle_sweep_is_two_statements() {
+    let database = given_pool(1).await;
+    let replica = reconciler(&database).await;
+    replica.reconcile(PRESET, Patience::Wait).await.unwrap();
+    let stop = CancellationToken::new();
+    sweep(&replica, &stop).await.unwrap();
+
+    let statements = Statements::default();
+    let _counted = tracing::subscriber::set_default(statements.clone());
+    assert_eq!(sweep(&replica, &stop).await.unwrap(), 0);
+
+    assert_eq!(statements.count(), 2);
+}
