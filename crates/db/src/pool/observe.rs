@@ -184,7 +184,7 @@ pub async fn observe(
                    from prebuild_pools q
                    join workspaces w on w.pool_preset_id = q.preset_id and not w.deleted
                    where q.successor_preset_id = p.preset_id
-                     and w.pool_state in ('ready', 'unready')
+                     and w.pool_state in ('ready', 'unready', 'starting')
                ) as "predecessor!",
                (
                    select r.deadline_at from template_promotions r
