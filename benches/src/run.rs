@@ -1,5 +1,7 @@
 //! Asks the questions one after the other.
 
+use std::time::Instant;
+
 use serde_json::json;
 
 use crate::args::{Args, Wanted};
@@ -24,15 +26,18 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
     let mut reports: Vec<Report> = Vec::new();
     for question in args.wanted.questions() {
         eprintln!("bench: {}", question.name());
+        let started = Instant::now();
         // One question that cannot be answered does not keep the others from it.
         let report = question.answer(&mut stage).await.unwrap_or_else(|error| {
             let mut report = Report::new(question.name());
             report.check(false, || format!("not measured: {error:#}"));
             report
         });
+        eprintln!("bench: {} took {} s", question.name(), started.elapsed().as_secs());
         report.print();
         reports.push(report);
     }
+    stage.close().await?;
     let answers: Vec<_> = reports.iter().map(Report::json).collect();
     let all = json!({ "machine": machine, "quick": args.quick, "answers": answers });
     println!("\n{all}");

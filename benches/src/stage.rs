@@ -79,6 +79,13 @@ impl Stage {
         Ok(Self { quick, tools, postgres, nats, berth, dir })
     }
 
+    /// Stops the servers, so that nobody writes into the folder that goes with this value.
+    pub(crate) async fn close(mut self) -> anyhow::Result<()> {
+        let (postgres, nats) = tokio::join!(self.postgres.stop(), self.nats.stop());
+        postgres.and(nats)?;
+        Ok(())
+    }
+
     /// A new database with the current schema.
     pub(crate) async fn estate(&self, name: &str) -> anyhow::Result<Estate> {
         self.sql("postgres")?.run(&format!("create database {name}")).await?;

@@ -6,7 +6,7 @@ use crate::report::{Report, Table};
 use crate::stage::{Stage, settle_statistics};
 
 /// The metric that times a sweep.
-const SWEEP: &str = "coderd_prebuilds_reconciliation_duration_seconds";
+pub(super) const SWEEP: &str = "coderd_prebuilds_reconciliation_duration_seconds";
 /// Pools that are looked at to see that they are in order.
 const LOOKED_AT: u64 = 2_000;
 
@@ -28,10 +28,11 @@ pub(super) async fn answer(stage: &Stage, report: &mut Report) -> anyhow::Result
         pools.load(&mut estate.sql, base.organizations).await?;
         loaded = size;
         settle_statistics(&mut estate.sql).await?;
+        let before = settled::mark(&mut estate.sql, LOOKED_AT).await?;
         // 250 ms is the least that the service allows itself.
         let often = [("BERTH_PREBUILDS__RECONCILIATION_INTERVAL", "250ms")];
         let service = stage.start(("reconciler", 0), &estate, &estate.counted_url, &often).await?;
-        settled::check(&mut estate.sql, report, LOOKED_AT).await?;
+        settled::check(&mut estate.sql, report, before).await?;
         let idle = idle::measure(stage, &estate, (&service, SWEEP), measured).await?;
         table.row(idle.row(size));
         idle.besides(size, &mut besides);
@@ -48,9 +49,10 @@ pub(super) async fn answer(stage: &Stage, report: &mut Report) -> anyhow::Result
          aim: <= 3 statements, <= 3 ms, <= 4 KiB at any size",
     );
     report.note(
-        "grows with what is marked or due, not with presets: marks and an index on the due time are \
-         read, and both are empty here; less than one statement would not notice a mark whose hint \
-         was lost, and the second is how it sleeps until the next due time instead of polling",
+        "grows with what is marked or due, not with presets: each statement reads one index, and what \
+         it reads of it is empty here; it cannot be less than asking for marks (a hint may be lost), \
+         for warm promotions whose time has come, and for the next due time, which is how it sleeps \
+         until then instead of polling",
     );
     report.note(format!(
         "process as in production, behind the counting proxy; up to {LOOKED_AT} pools were looked at \

@@ -15,16 +15,28 @@ const WORLD: &str = "
         || (select count(*) from workspaces where not deleted) || ' live workspaces, '
         || (select count(*) from prebuild_decisions where actions <> '[]') || ' decisions to act'";
 
-/// Marks up to `limit` pools, waits until a running reconciler has looked at each, and checks that
-/// nothing came of it.
-pub(super) async fn check(sql: &mut Psql, report: &mut Report, limit: u64) -> anyhow::Result<()> {
+/// The world before the first look at it.
+pub(super) struct Before(String);
+
+/// Marks up to `limit` pools. A reconciler that starts looks at marked pools first of all; one that
+/// runs, in its next sweep.
+pub(super) async fn mark(sql: &mut Psql, limit: u64) -> anyhow::Result<Before> {
     let before = sql.text(WORLD).await?;
     // The newest are as good as any, and the ones that were just loaded.
-    sql.run(&format!(
+    let marks = format!(
         "insert into prebuild_pool_marks (preset_id, created_at)
          select preset_id, now() from prebuild_pools order by preset_id desc limit {limit}"
-    ))
-    .await?;
+    );
+    sql.run(&marks).await?;
+    Ok(Before(before))
+}
+
+/// Waits until each marked pool was looked at, and checks that nothing came of it.
+pub(super) async fn check(
+    sql: &mut Psql,
+    report: &mut Report,
+    Before(before): Before,
+) -> anyhow::Result<()> {
     until("every marked pool was looked at", LIMIT, async || {
         let left = sql.count("select count(*) from prebuild_pool_marks").await?;
         Ok((left == 0).then_some(()))

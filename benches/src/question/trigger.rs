@@ -9,10 +9,11 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::idle_sweep::SWEEP;
 use super::settled;
 use crate::api::{Api, Client};
 use crate::data::{Base, Pools};
-use crate::figure::{Cell, histogram, quantile};
+use crate::figure::{Cell, histogram, micros, quantile};
 use crate::report::{Report, Table};
 use crate::service::{Service, until};
 use crate::stage::{Estate, Stage, settle_statistics};
@@ -56,11 +57,13 @@ pub(super) async fn answer(stage: &mut Stage, report: &mut Report) -> anyhow::Re
     base.load(&mut estate.sql).await?;
     Pools::whole(stage.quick).load(&mut estate.sql, base.organizations).await?;
     settle_statistics(&mut estate.sql).await?;
+    let before = settled::mark(&mut estate.sql, 2_000).await?;
     let reconciler = stage.start(("reconciler", 0), &estate, &estate.url, &[]).await?;
     let api = Api::start(stage, &estate).await?;
-    settle_by_hint(&mut estate, report).await?;
+    settled::check(&mut estate.sql, report, before).await?;
 
     let (mut with, mut without) = (Found::new(), Found::new());
+    let mut alone = histogram();
     let (claims, per_second) = if stage.quick { (40, 10.0) } else { (400, 40.0) };
     let mut first = 0;
     for with_bus in [true, false, true, false] {
@@ -68,6 +71,9 @@ pub(super) async fn answer(stage: &mut Stage, report: &mut Report) -> anyhow::Re
         let found = if with_bus { &mut with } else { &mut without };
         found.yardstick.run(stage, Load::OneRow, 1, None).await?;
         turn_bus(stage, with_bus, [&reconciler, &api.service]).await?;
+        if !with_bus {
+            alone.saturating_record(first_sweep(&reconciler).await?);
+        }
         let round = Round { with_bus, first, claims, per_second };
         play(&api.client, &mut estate, round, found, report).await?;
         first += claims;
@@ -76,16 +82,14 @@ pub(super) async fn answer(stage: &mut Stage, report: &mut Report) -> anyhow::Re
     report.table(table(&with, &without));
     report.note(with.yardstick.describe(Load::OneRow));
     notes(report, per_second);
+    report.note(format!(
+        "the claims without the bus begin when the reconciler has swept once without it, which it did \
+         {} ms after it had noticed at the latest",
+        quantile(&alone, 1.0).show()
+    ));
     api.service.stop().await?;
     reconciler.stop().await?;
     stage.remove(estate).await
-}
-
-/// Looks at every pool by the reconciler's timer, before anything is measured.
-async fn settle_by_hint(estate: &mut Estate, report: &mut Report) -> anyhow::Result<()> {
-    // A pool that is due makes the service wake up by itself; the first sweep takes the marks.
-    estate.sql.run("update prebuild_pools set due_at = now() where due_at is not null").await?;
-    settled::check(&mut estate.sql, report, 2_000).await
 }
 
 /// Stops or starts nats-server and waits until the services have noticed.
@@ -103,6 +107,17 @@ async fn turn_bus(stage: &mut Stage, on: bool, services: [&Service; 2]) -> anyho
         .await?;
     }
     Ok(())
+}
+
+/// Waits until the reconciler sweeps for the first time after it has lost the bus. Microseconds.
+async fn first_sweep(reconciler: &Service) -> anyhow::Result<u64> {
+    let sweeps = format!("{SWEEP}_count");
+    let (started, before) = (Instant::now(), reconciler.metric(&sweeps).await?);
+    until("the reconciler sweeps without the bus", 2 * FOLLOWS, async || {
+        Ok((reconciler.metric(&sweeps).await? > before).then_some(()))
+    })
+    .await?;
+    Ok(micros(started.elapsed()))
 }
 
 /// One round: claims at random moments, whatever has become of the earlier ones.
