@@ -91,8 +91,10 @@ async fn promote(
     let how = body.how(caller.id(), now)?;
     let promoted = promotion::promote(&mut work, id, body.id, how).await.map_err(refused)?;
     let diff = match promoted {
-        Promoted::Active => changed("active_version_id", json!(old.active_version_id), body.id),
-        Promoted::Warming(_) => changed("candidate_version_id", Value::Null, body.id),
+        Promoted::Active => {
+            changed("active_version_id", Some(old.active_version_id), Some(body.id))
+        }
+        Promoted::Warming(_) => changed("candidate_version_id", None, Some(body.id)),
     };
     audit::record(&mut work, caller.id(), &origin, line(old, diff)).await?;
     let progress = match how {
@@ -139,17 +141,14 @@ async fn cancel(
     let ended = promotion::stop(&mut work, id, PromotionOutcome::Canceled, "").await?;
     let ended = ended
         .ok_or_else(|| ApiError::conflict("No promotion of this template is under way.", None))?;
-    let diff = audit::diff(
-        &json!({ "candidate_version_id": ended.candidate_version_id }),
-        &json!({ "candidate_version_id": null }),
-    );
+    let diff = changed("candidate_version_id", Some(ended.candidate_version_id), None);
     audit::record(&mut work, caller.id(), &origin, line(template, diff)).await?;
     let progress = Progress::read(work.conn(), id, now).await?;
     work.commit().await?;
     Ok(Json(progress.ok_or(ApiError::NotFound)?.into()))
 }
 
-fn changed(field: &str, old: Value, new: VersionId) -> Value {
+fn changed(field: &str, old: Option<VersionId>, new: Option<VersionId>) -> Value {
     audit::diff(&json!({ field: old }), &json!({ field: new }))
 }
 

@@ -223,15 +223,14 @@ impl Asking<'_> {
             body,
             workspace: &workspace,
         };
-        let attempt = match order.claim(&mut work).await? {
-            Some(attempt) => attempt,
-            None => {
-                let miss = order.miss(&mut work).await?;
-                if may_follow && miss.is_outdated {
-                    return Ok(None);
-                }
-                order.build(&mut work, miss).await?
+        let attempt = if let Some(hit) = order.claim(&mut work).await? {
+            hit
+        } else {
+            let miss = order.miss(&mut work).await?;
+            if may_follow && miss.is_outdated {
+                return Ok(None);
             }
+            order.build(&mut work, miss).await?
         };
         if let Some(pool) = choice.pool {
             work.emit(Wake::pool(pool));
