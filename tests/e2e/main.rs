@@ -7,6 +7,7 @@ mod contract;
 mod main_job;
 mod nats;
 mod notify;
+mod operator;
 mod overcreate;
 mod preset;
 mod promotion;
