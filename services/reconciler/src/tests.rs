@@ -14,6 +14,7 @@ use crate::pass::Reconciler;
 mod failure;
 mod gauges;
 mod holds;
+mod model;
 mod promotion;
 mod statements;
 mod sweep;
