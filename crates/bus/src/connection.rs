@@ -217,6 +217,10 @@ impl Bus {
         Ok((info.state.first_sequence, info.state.last_sequence))
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     pub(crate) fn jetstream(&self) -> &jetstream::Context {
         &self.jetstream
     }

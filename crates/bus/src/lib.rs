@@ -7,6 +7,7 @@ pub mod consume;
 pub mod envelope;
 pub mod event;
 pub mod subjects;
+pub mod terminal;
 pub mod trace;
 
 pub use connection::{Bus, BusConfig, BusError};

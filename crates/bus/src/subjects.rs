@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
-use berth_domain::id::{JobId, OrganizationId, WorkspaceId};
+use berth_domain::id::{AgentId, AttachmentId, JobId, OrganizationId, WorkspaceId};
 use berth_domain::state::JobStatus;
 
 use crate::event::{Event, Sleeper, TemplateVerb, WorkspaceVerb};
@@ -116,6 +116,18 @@ impl Subjects {
     #[must_use]
     pub fn logs(&self, job: JobId) -> String {
         format!("{}.logs.{job}", self.prefix)
+    }
+
+    /// Frames for one agent's terminals.
+    #[must_use]
+    pub fn terminals_in(&self, agent: AgentId) -> String {
+        format!("{}.terminals.{agent}.in", self.prefix)
+    }
+
+    /// Frames from one agent for one attachment.
+    #[must_use]
+    pub fn terminal_out(&self, agent: AgentId, attachment: AttachmentId) -> String {
+        format!("{}.terminals.{agent}.out.{attachment}", self.prefix)
     }
 
     /// The subject of an event.

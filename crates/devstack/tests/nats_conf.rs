@@ -83,6 +83,8 @@ async fn every_user_of_the_deployed_configuration_may_do_what_it_needs_and_no_mo
         server.check(user, "PUB $JS.API.STREAM.DELETE.BUILDS 0\r\n\r\n", false).await;
         server.check(user, "SUB > 1\r\n", false).await;
         server.check(user, "SUB berth.logs.* 1\r\n", user == "api").await;
+        server.check(user, "PUB berth.terminals.a.in 0\r\n\r\n", user == "api").await;
+        server.check(user, "SUB berth.terminals.a.in 1\r\n", user == "api").await;
         server.check(user, "SUB berth.jobs.posted.*.* 1\r\n", user == "provisioner-broker").await;
     }
     server.check("watcher", "SUB berth.builds.> 1\r\n", true).await;

@@ -72,6 +72,8 @@ ids! {
     AgentId,
     /// An app of an agent.
     AppId,
+    /// One connection of a person to a shell in a workspace.
+    AttachmentId,
     /// A script of an agent.
     ScriptId,
     /// Where an agent's log lines come from.

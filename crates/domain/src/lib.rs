@@ -18,3 +18,4 @@ pub mod promotion;
 pub mod quota;
 pub mod schedule;
 pub mod template;
+pub mod terminal;
