@@ -5,6 +5,7 @@ mod change;
 mod pause;
 mod plan;
 mod policy;
+mod promotion;
 
 use axum::Router;
 use axum::body::Body;
