@@ -63,7 +63,7 @@ enum Command {
     Watch(command::watch::WatchArgs),
     /// Show every pool: its size, and why
     Pools,
-    /// Pause and resume the filling of pools
+    /// Look after pools: plan, explain, pause, policies, invalidate
     #[command(subcommand)]
     Prebuilds(command::prebuild::PrebuildCommand),
     /// Run one service
