@@ -46,7 +46,7 @@ pub(crate) async fn carry_out(
                 rest.pending.push((*workspace_id, *build_id));
             }
             Action::Delete { workspace_id, build_id, .. } => {
-                doomed.push((*workspace_id, *build_id))
+                doomed.push((*workspace_id, *build_id));
             }
             Action::Create { count, is_probe } => {
                 rest.is_stale |= !create(work, pool, *count).await?;

@@ -63,6 +63,6 @@ async fn wake(reconciler: Reconciler, delivery: Arc<Delivery>) -> Result<(), Han
     }
     let preset: PresetId =
         delivery.key().parse().map_err(|error| HandlerError::Poison(anyhow::Error::new(error)))?;
-    let reconciled = reconciler.reconcile(preset, Patience::Wait).await;
-    reconciled.map(|_| ()).map_err(HandlerError::Transient)
+    let outcome = reconciler.reconcile(preset, Patience::Wait).await;
+    outcome.map(|_| ()).map_err(HandlerError::Transient)
 }

@@ -114,7 +114,8 @@ impl Reconciler {
         let rest = execute::carry_out(&mut work, pool, &plan).await?;
         self.record(&mut work, &look, &plan, rest.is_stale).await?;
         work.commit().await.context("commit the plan")?;
-        self.metrics.count_plan(&plan, look.marked_at.map(|at| now.duration_since(at)));
+        let ended = self.backbone.clock.now();
+        self.metrics.count_plan(&plan, look.marked_at.map(|at| ended.duration_since(at)));
         let canceled = self.cancel(pool, &rest.pending).await;
         promotion::look_after(&self.backbone, pool).await?;
         let is_due = plan.next_look.is_some_and(|at| at <= now);

@@ -16,7 +16,7 @@ const BATCH: u16 = 1_000;
 const AT_LEAST: Duration = Duration::from_millis(250);
 /// Shortest sleep after a sweep in which a preset could not be reconciled: it is still due.
 const AFTER_ERRORS: Duration = Duration::from_secs(5);
-/// The interval while NATS is away and no hint can come.
+/// How often it is asked whether NATS is there, and the interval while it is not: no hint can come.
 const WITHOUT_HINTS: Duration = Duration::from_secs(2);
 
 /// Sweeps at every interval, when it is asked to, and when time alone makes a pool due.
@@ -30,6 +30,7 @@ pub(crate) async fn run(reconciler: Reconciler, stop: CancellationToken) {
         let pause = pause(&reconciler, at_least).await;
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
+            () = bus_is_away(&reconciler) => {}
             () = reconciler.sweep.notified() => {}
             () = stop.cancelled() => return,
         }
@@ -84,14 +85,19 @@ async fn reconcile(
 
 /// Until the interval is over or the earliest pool is due.
 async fn pause(reconciler: &Reconciler, at_least: Duration) -> Duration {
-    let interval = if reconciler.backbone.bus.is_connected() {
-        reconciler.interval
-    } else {
-        reconciler.interval.min(WITHOUT_HINTS)
-    };
     let due = pool::next_due(&reconciler.backbone.db).await.ok().flatten();
-    let until_due = due.map_or(interval, |due| {
+    let until_due = due.map_or(reconciler.interval, |due| {
         Duration::try_from(due.duration_since(reconciler.backbone.clock.now())).unwrap_or_default()
     });
-    until_due.min(interval).max(at_least)
+    until_due.min(reconciler.interval).max(at_least)
+}
+
+/// Ends when NATS is away, a little after it was last asked.
+async fn bus_is_away(reconciler: &Reconciler) {
+    loop {
+        tokio::time::sleep(WITHOUT_HINTS).await;
+        if !reconciler.backbone.bus.is_connected() {
+            return;
+        }
+    }
 }

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use berth_db::pool::Patience;
+use berth_db::pool::{self, BuildIds, NewPrebuilds, Patience};
+use berth_domain::id::{BuildId, JobId, OrganizationId, TemplateId, VersionId, WorkspaceId};
 use tokio_util::sync::CancellationToken;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
+use uuid::Uuid;
 
 use super::{PRESET, finish_builds, given_pool, prebuilds, reconciler};
 use crate::sweep::sweep;
@@ -51,6 +53,8 @@ async fn a_hundred_prebuilds_are_created_by_as_many_statements_as_one() {
     for desired in [1, 100] {
         let database = given_pool(desired).await;
         let replica = reconciler(&database).await;
+        // sqlx' log must be known to tracing before it is listened to.
+        pool::next_due(&replica.backbone.db).await.unwrap();
         let _counted = tracing::subscriber::set_default(statements.clone());
         statements.count();
         replica.reconcile(PRESET, Patience::Wait).await.unwrap();
@@ -79,6 +83,37 @@ async fn a_hundred_prebuilds_are_deleted_by_as_many_statements_as_one() {
         assert_eq!(database.count(deleting).await, i64::from(desired));
     }
     assert_eq!(counts, [6, 6]);
+}
+
+/// Two prebuilds of one name are as good as impossible; should it happen, the pool goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prebuild_whose_name_is_taken_is_left_out() {
+    let database = given_pool(1).await;
+    let replica = reconciler(&database).await;
+    let id = || replica.backbone.ids.next();
+    let ids: Vec<BuildIds> = (0..2)
+        .map(|_| BuildIds { workspace: WorkspaceId(id()), build: BuildId(id()), job: JobId(id()) })
+        .collect();
+    let new = NewPrebuilds {
+        preset_id: PRESET,
+        template_id: TemplateId(Uuid::from_u128(5)),
+        organization_id: OrganizationId(Uuid::from_u128(1)),
+        version_id: VersionId(Uuid::from_u128(4)),
+        ids: &ids,
+        names: &["prebuild-a".to_owned(), "prebuild-A".to_owned()],
+        ttl_seconds: 0,
+        parameters: &[("size".to_owned(), "8".to_owned())],
+        trace: &serde_json::json!({}),
+        now: replica.backbone.clock.now(),
+    };
+
+    let queued = pool::insert_prebuilds(&replica.backbone.db, &new).await.unwrap();
+
+    assert_eq!(queued.len(), 1);
+    assert_eq!(prebuilds(&database).await, 1);
+    for table in ["workspace_builds", "workspace_build_parameters"] {
+        assert_eq!(database.count(&format!("select count(*) from {table}")).await, 1);
+    }
 }
 
 /// With nothing to do a sweep looks for marked and due pools and for open promotions, and at no pool.
