@@ -1,6 +1,8 @@
 //! The data that is measured on: set-based SQL, in the state that the services leave it in when
 //! there is nothing to do.
 
+use serde_json::Value;
+
 use crate::psql::Psql;
 
 /// The token of the user who owns the deployment, as the API takes it.
@@ -16,6 +18,24 @@ const IDS: &str = "
 create function bench_id(kind text, n bigint) returns uuid language sql immutable parallel safe
 return (lpad(to_hex(1700000000000 + n * 1000), 12, '0') || '7' || substr(md5(kind || n), 1, 3)
         || '8' || substr(md5(kind || n), 4, 15))::uuid";
+
+/// How much there is, for the report.
+pub(crate) async fn size(sql: &mut Psql) -> anyhow::Result<Value> {
+    let text = sql.text(
+        "
+        select json_build_object(
+            'organizations', (select count(*) from organizations),
+            'workspaces_live', (select count(*) from workspaces where not deleted),
+            'workspaces_deleted', (select count(*) from workspaces where deleted),
+            'prebuilds', (select count(*) from workspaces where pool_preset_id is not null and not deleted),
+            'builds', (select count(*) from workspace_builds),
+            'jobs', (select count(*) from provisioner_jobs),
+            'pools', (select count(*) from prebuild_pools),
+            'mebibytes', pg_database_size(current_database()) / 1048576
+        )::text",
+    );
+    Ok(serde_json::from_str(&text.await?)?)
+}
 
 /// Everything but the pools.
 #[derive(Debug, Clone, Copy)]

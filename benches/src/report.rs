@@ -13,6 +13,7 @@ pub(crate) struct Report {
     tables: Vec<Table>,
     notes: Vec<String>,
     faults: Vec<String>,
+    data: Vec<Value>,
     detail: Vec<Value>,
 }
 
@@ -70,6 +71,11 @@ impl Report {
         self.notes.push(line.into());
     }
 
+    /// Tells what was measured on.
+    pub(crate) fn data(&mut self, data: Value) {
+        self.data.push(data);
+    }
+
     /// Adds what only programs read.
     pub(crate) fn detail(&mut self, detail: Value) {
         self.detail.push(detail);
@@ -92,6 +98,7 @@ impl Report {
         println!("\n== {} ==", self.question);
         self.tables.iter().for_each(|table| println!("{}", table.show()));
         self.notes.iter().for_each(|line| println!("- {line}"));
+        self.data.iter().for_each(|data| println!("- data: {data}"));
         self.faults.iter().for_each(|line| println!("INVALID: {line}"));
     }
 
@@ -103,6 +110,7 @@ impl Report {
             "faults": self.faults,
             "tables": self.tables.iter().map(Table::json).collect::<Vec<_>>(),
             "notes": self.notes,
+            "data": self.data,
             "detail": self.detail,
         })
     }

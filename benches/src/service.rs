@@ -48,7 +48,6 @@ impl Service {
             .args([&announce])
             .env("BERTH_PROCESS__LOG__FORMAT", "pretty")
             .env("BERTH_PROCESS__LOG__LEVEL", "warn")
-            .env("BERTH_PROCESS__GRACE", "3s")
             .output(Output::File(launch.dir.join(format!("{name}.log"))));
         spec.orphan_grace = Duration::from_secs(2);
         for (variable, value) in launch.variables {
@@ -67,13 +66,13 @@ impl Service {
 
     /// The sum of the metrics that are called `name`, whatever their labels.
     pub(crate) async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        Ok(sum(&self.metrics().await?, name))
+    }
+
+    /// Everything that `/metrics` shows.
+    pub(crate) async fn metrics(&self) -> anyhow::Result<String> {
         let answer = self.http.get(format!("{}/metrics", self.admin)).send().await?;
-        let text = answer.text().await?;
-        let ours = text.lines().filter_map(|line| {
-            let rest = line.strip_prefix(name)?;
-            rest.starts_with(['{', ' ']).then(|| rest.rsplit_once(' '))?
-        });
-        Ok(ours.filter_map(|(_, value)| value.parse::<f64>().ok()).sum())
+        Ok(answer.text().await?)
     }
 
     /// The memory it has resident, in bytes: now, and the most there ever was.
@@ -91,9 +90,19 @@ impl Service {
     /// Stops it as an operator would.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         let ended = self.process.terminate(LIMIT).await?;
-        anyhow::ensure!(ended.success(), "{} ended with {ended}", self.name);
+        let said = || self.process.tail().join("\n");
+        anyhow::ensure!(ended.success(), "{} ended with {ended}: {}", self.name, said());
         Ok(())
     }
+}
+
+/// The sum of the metrics that are called `name`, whatever their labels.
+pub(crate) fn sum(metrics: &str, name: &str) -> f64 {
+    let ours = metrics.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        rest.starts_with(['{', ' ']).then(|| rest.rsplit_once(' '))?
+    });
+    ours.filter_map(|(_, value)| value.parse::<f64>().ok()).sum()
 }
 
 /// Asks until the service is ready. Answers with its admin address.

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::figure::{Cell, mean, mean_count, quantile};
 use crate::proxy::{Proxy, Tally, Task};
 use crate::report::{Report, Table};
-use crate::service::{Service, until};
+use crate::service::{Service, sum, until};
 use crate::stage::{Estate, Stage};
 use crate::yardstick::{Load, Yardstick};
 
@@ -17,7 +17,7 @@ const SOON: Duration = Duration::from_mins(2);
 const QUIET: Duration = Duration::from_millis(50);
 
 /// The columns of [`Idle::row`], after the size.
-pub(super) const COLUMNS: [&str; 12] = [
+pub(super) const COLUMNS: [&str; 14] = [
     "size",
     "looks",
     "statements",
@@ -30,6 +30,8 @@ pub(super) const COLUMNS: [&str; 12] = [
     "slowest p99 ms",
     "select 1 ms",
     "RSS MiB",
+    "RSS at most",
+    "/metrics MiB",
 ];
 
 /// What the rounds found.
@@ -37,8 +39,12 @@ pub(super) struct Idle {
     tally: Tally,
     looks: u64,
     seconds: f64,
+    /// Seconds of the service's own looks, and how many.
     wall: (f64, f64),
+    /// Resident bytes after the rounds, and at most.
     memory: (u64, u64),
+    /// Bytes of `/metrics`.
+    metrics: u64,
     yardstick: Yardstick,
 }
 
@@ -49,16 +55,17 @@ pub(super) async fn measure(
     (service, histogram): (&Service, &str),
     (rounds, looks): (u32, u64),
 ) -> anyhow::Result<Idle> {
-    let (count, sum) = (format!("{histogram}_count"), format!("{histogram}_sum"));
+    let timed = |metrics: &str, kind| sum(metrics, &format!("{histogram}_{kind}"));
     let mut idle = Idle {
         tally: Tally::default(),
         looks: 0,
         seconds: 0.0,
-        wall: (-service.metric(&sum).await?, -service.metric(&count).await?),
-        // Before anybody asked for its metrics, and in the end once more.
-        memory: service.memory()?,
+        wall: (0.0, 0.0),
+        memory: (0, 0),
+        metrics: 0,
         yardstick: Yardstick::default(),
     };
+    let before = service.metrics().await?;
     for _ in 0..rounds {
         idle.yardstick.run(stage, Load::Nothing, 1, Some(estate.proxy.port())).await?;
         between_looks(&estate.proxy).await?;
@@ -73,10 +80,11 @@ pub(super) async fn measure(
         idle.looks += round.runs(Task::Work);
         idle.tally.merge(round);
     }
-    let memory = service.memory()?;
-    idle.memory = (idle.memory.0.max(memory.0), memory.1);
-    idle.wall.0 += service.metric(&sum).await?;
-    idle.wall.1 += service.metric(&count).await?;
+    idle.memory = service.memory()?;
+    let after = service.metrics().await?;
+    idle.metrics = after.len() as u64;
+    let [took, looks] = ["sum", "count"].map(|kind| timed(&after, kind) - timed(&before, kind));
+    idle.wall = (took, looks);
     Ok(idle)
 }
 
@@ -93,9 +101,9 @@ async fn between_looks(proxy: &Proxy) -> anyhow::Result<()> {
 
 impl Idle {
     /// A row of the main table; `slowest` is the statement with the most time in all.
-    pub(super) fn row(&self, size: u64) -> [Cell; 12] {
+    pub(super) fn row(&self, size: u64) -> [Cell; 14] {
         let cost = self.tally.of(Task::Work);
-        let each = |sum| mean_count(sum, self.looks);
+        let each = |all| mean_count(all, self.looks);
         let slowest = self.tally.slowest(Task::Work);
         let at = |q| slowest.map_or(Cell::None, |it| quantile(it, q));
         let wall = if self.wall.1 > 0.0 {
@@ -116,6 +124,8 @@ impl Idle {
             at(0.99),
             self.yardstick.latency(),
             mebibytes(self.memory.0),
+            mebibytes(self.memory.1),
+            mebibytes(self.metrics),
         ]
     }
 
@@ -127,9 +137,9 @@ impl Idle {
     /// What the process asks for besides, a minute.
     pub(super) fn besides(&self, size: u64, table: &mut Table) {
         let minutes = self.seconds / 60.0;
-        let each = |sum: u64| {
-            let sum = u32::try_from(sum).map_or(f64::INFINITY, f64::from);
-            Cell::Number(sum / minutes, 0)
+        let each = |all: u64| {
+            let all = u32::try_from(all).map_or(f64::INFINITY, f64::from);
+            Cell::Number(all / minutes, 0)
         };
         for task in self.tally.tasks() {
             let cost = self.tally.of(task);

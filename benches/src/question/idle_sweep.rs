@@ -1,7 +1,7 @@
 //! The reconciler's sweep with nothing to do.
 
 use super::{idle, settled};
-use crate::data::{Base, Pools};
+use crate::data::{self, Base, Pools};
 use crate::report::{Report, Table};
 use crate::stage::{Stage, settle_statistics};
 
@@ -28,12 +28,14 @@ pub(super) async fn answer(stage: &Stage, report: &mut Report) -> anyhow::Result
         pools.load(&mut estate.sql, base.organizations).await?;
         loaded = size;
         settle_statistics(&mut estate.sql).await?;
+        report.data(data::size(&mut estate.sql).await?);
         let before = settled::mark(&mut estate.sql, LOOKED_AT).await?;
         // 250 ms is the least that the service allows itself.
         let often = [("BERTH_PREBUILDS__RECONCILIATION_INTERVAL", "250ms")];
         let service = stage.start(("reconciler", 0), &estate, &estate.counted_url, &often).await?;
         settled::check(&mut estate.sql, report, before).await?;
         let idle = idle::measure(stage, &estate, (&service, SWEEP), measured).await?;
+        eprintln!("bench: {size} measured");
         table.row(idle.row(size));
         idle.besides(size, &mut besides);
         idle.detail(size, report);

@@ -1,7 +1,7 @@
 //! The membership reconciler's pass with everything in order.
 
 use super::idle;
-use crate::data::{Base, Pools};
+use crate::data::{self, Base, Pools};
 use crate::report::{Report, Table};
 use crate::stage::{Stage, settle_statistics};
 
@@ -26,12 +26,14 @@ pub(super) async fn answer(stage: &Stage, report: &mut Report) -> anyhow::Result
         let pools = Pools { set: "member", to: size, ..Pools::none() };
         pools.load(&mut estate.sql, size).await?;
         settle_statistics(&mut estate.sql).await?;
+        report.data(data::size(&mut estate.sql).await?);
         let before = estate.sql.text(WORLD).await?;
         // 100 ms is the least that the service allows itself.
         let often = [("BERTH_MEMBERSHIP__INTERVAL", "100ms")];
         let service =
             stage.start(("membership-reconciler", 0), &estate, &estate.counted_url, &often).await?;
         let idle = idle::measure(stage, &estate, (&service, PASS), measured).await?;
+        eprintln!("bench: {size} measured");
         table.row(idle.row(size));
         idle.besides(size, &mut besides);
         idle.detail(size, report);

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{idle, settled};
 use crate::api::{Api, Client};
-use crate::data::{Base, Pools};
+use crate::data::{self, Base, Pools};
 use crate::figure::{Cell, histogram, quantile};
 use crate::proxy::{Tally, Task};
 use crate::report::{Report, Table};
@@ -47,6 +47,7 @@ pub(super) async fn answer(stage: &Stage, report: &mut Report) -> anyhow::Result
         set.load_next(&mut estate.sql, base.organizations).await?;
     }
     settle_statistics(&mut estate.sql).await?;
+    report.data(data::size(&mut estate.sql).await?);
     let api = Api::start(stage, &estate).await?;
 
     let columns = [

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{idle, settled};
-use crate::data::{Base, Pools};
+use crate::data::{self, Base, Pools};
 use crate::figure::{Cell, mean_count};
 use crate::proxy::{Tally, Task};
 use crate::report::{Report, Table};
@@ -44,6 +44,7 @@ pub(super) async fn answer(stage: &Stage, report: &mut Report) -> anyhow::Result
     let pools = Pools { to: presets, per_template: 10, members: 2, ..Pools::none() };
     pools.load(&mut estate.sql, base.organizations).await?;
     settle_statistics(&mut estate.sql).await?;
+    report.data(data::size(&mut estate.sql).await?);
     let columns = [
         "presets",
         "needed a round",

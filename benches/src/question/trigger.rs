@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::idle_sweep::SWEEP;
 use super::settled;
 use crate::api::{Api, Client};
-use crate::data::{Base, Pools};
+use crate::data::{self, Base, Pools};
 use crate::figure::{Cell, histogram, micros, quantile};
 use crate::report::{Report, Table};
 use crate::service::{Service, until};
@@ -57,6 +57,7 @@ pub(super) async fn answer(stage: &mut Stage, report: &mut Report) -> anyhow::Re
     base.load(&mut estate.sql).await?;
     Pools::whole(stage.quick).load(&mut estate.sql, base.organizations).await?;
     settle_statistics(&mut estate.sql).await?;
+    report.data(data::size(&mut estate.sql).await?);
     let before = settled::mark(&mut estate.sql, 2_000).await?;
     let reconciler = stage.start(("reconciler", 0), &estate, &estate.url, &[]).await?;
     let api = Api::start(stage, &estate).await?;
