@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use berth_domain::state::{AgentLifecycle, LogLevel};
+use berth_domain::terminal::MAX_FRAME;
 use jiff::Timestamp;
 use reqwest::header::{ACCEPT, HeaderName, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -13,6 +14,7 @@ use uuid::Uuid;
 
 use crate::manifest::{AppHealth, Manifest};
 use crate::options::Token;
+use crate::websocket::{self, ConnectError, WebSocket};
 
 const TOKEN_HEADER: HeaderName = HeaderName::from_static("coder-session-token");
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -239,6 +241,28 @@ impl Client {
         tokio::time::timeout(CALL_TIMEOUT, self.call(CALL, request))
             .await
             .unwrap_or(Err(CallError::Silence { call: CALL }))
+    }
+
+    /// Opens the WebSocket over which people's terminals come.
+    pub(crate) async fn terminals(&self) -> Result<WebSocket, CallError> {
+        const CALL: &str = "GET terminals";
+        let url = format!("{}/terminals", self.base);
+        let request = self.http.get(url).header(TOKEN_HEADER, self.token.clone());
+        match websocket::connect(request, MAX_FRAME).await {
+            Ok((socket, _)) => Ok(socket),
+            Err(ConnectError::Refused(response)) => {
+                let status = response.status();
+                let body = read(CALL, response, MAX_ERROR_BODY).await.unwrap_or_default();
+                Err(CallError::Status { call: CALL, status, message: message_of(&body) })
+            }
+            Err(ConnectError::Transport(source)) => {
+                Err(CallError::Transport { call: CALL, source })
+            }
+            Err(ConnectError::Silence) => Err(CallError::Silence { call: CALL }),
+            Err(error @ ConnectError::Handshake) => {
+                Err(CallError::Body { call: CALL, reason: error.to_string() })
+            }
+        }
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {

@@ -17,6 +17,7 @@ mod manifest;
 mod options;
 mod outbox;
 mod proc;
+mod pty;
 mod reinit;
 mod reports;
 mod retry;
@@ -24,6 +25,7 @@ mod script;
 mod session;
 pub mod sse;
 mod supervisor;
+pub mod websocket;
 
 pub use agent::run;
 pub use args::AgentArgs;

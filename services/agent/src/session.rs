@@ -19,6 +19,7 @@ use crate::logs::Logs;
 use crate::manifest::{App, AppHealth, Manifest, Metadata, Script};
 use crate::options::Options;
 use crate::outbox::Outbox;
+use crate::pty::Terminals;
 use crate::reports::Reports;
 use crate::script::{Exit, Runner};
 
@@ -71,6 +72,7 @@ impl Session {
         session.spawn_startup();
         session.spawn_healthchecks(manifest.apps);
         session.spawn_metadata(manifest.metadata);
+        session.spawn_terminals();
         session
     }
 
@@ -171,6 +173,17 @@ impl Session {
         self.spawn_until_stopped(async move {
             news.deliver(&shared.client, shared.options.timing).await;
         });
+    }
+
+    fn spawn_terminals(&self) {
+        let terminals = Terminals::new(
+            self.shared.client.clone(),
+            Arc::clone(&self.runner.environment),
+            self.shared.options.timing,
+            self.stop.clone(),
+            self.tasks.clone(),
+        );
+        self.tasks.spawn(terminals.serve());
     }
 
     fn spawn_until_stopped(&self, work: impl Future<Output = ()> + Send + 'static) {

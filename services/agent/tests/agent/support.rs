@@ -93,6 +93,8 @@ impl Api {
         let router = Router::new()
             .route("/api/v2/workspaceagents/me/manifest", get(get_manifest))
             .route("/api/v2/workspaceagents/me/reinit", get(get_reinit))
+            // A server from before there were terminals.
+            .route("/api/v2/workspaceagents/me/terminals", get(async || StatusCode::NOT_FOUND))
             .route("/api/v2/workspaceagents/me/{call}", any(record))
             .layer(middleware::from_fn_with_state(api.clone(), check))
             .with_state(api.clone());
