@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::jetstream::consumer::pull::Config as PullConfig;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::{Client, ConnectOptions, HeaderMap, ServerAddr, Subscriber};
-use futures_util::{Stream as Flow, StreamExt, TryStreamExt};
+use futures_util::{Stream as Flow, StreamExt};
 use serde::{Deserialize, Serialize};
 
 use crate::consume::Delivery;
@@ -17,6 +17,13 @@ use crate::subjects::{Stream, Subjects};
 
 /// How long JetStream may take to store one message.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Messages that a follower asks for at once: fewer than a subscription holds, so none is dropped.
+const FOLLOW_BATCH: usize = 512;
+/// How often the server tells a follower that nothing has happened; twice without is a failure.
+const FOLLOW_HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long the server keeps a follower that asks for nothing.
+const FOLLOW_IDLE: Duration = Duration::from_secs(30);
 
 /// Where NATS is and how to enter. Secrets come from the environment, never from the file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -53,6 +60,18 @@ pub enum BusError {
     /// NATS is away or slow; whatever was to be said stays in the outbox.
     #[error("NATS did not answer: {0}")]
     Unavailable(String),
+}
+
+/// Which stream it is and what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamState {
+    /// When it was made, in microseconds since 1970. A stream that was lost and made anew numbers
+    /// its messages from the beginning, and has another epoch.
+    pub epoch: u64,
+    /// The first sequence that it still holds; one more than `last` when it holds none.
+    pub first: u64,
+    /// The sequence of the newest message that it was ever given; 0: none.
+    pub last: u64,
 }
 
 /// A connection to NATS and the names in use there. Cheap to clone.
@@ -177,8 +196,9 @@ impl Bus {
     }
 
     /// Follows a stream from after sequence `after`, or from now on. Every reader gets everything.
-    /// Ends with an error when the stream or the connection is lost; follow again from the last
-    /// sequence seen.
+    /// Ends with an error when the stream or the connection is lost, and when a message was lost on
+    /// its way: look at [`Self::state`], for the stream may be another one, and follow again from
+    /// the last sequence seen.
     pub async fn follow(
         &self,
         stream: Stream,
@@ -190,31 +210,63 @@ impl Bus {
             Some(sequence) => DeliverPolicy::ByStartSequence { start_sequence: sequence + 1 },
             None => DeliverPolicy::New,
         };
-        let config =
-            OrderedConfig { filter_subject: filter, deliver_policy, ..OrderedConfig::default() };
-        let consumer = self
+        // Not the client's ordered consumer: that one makes itself anew in silence, also on a
+        // stream that was made anew and numbers from the beginning.
+        let config = PullConfig {
+            filter_subject: filter,
+            deliver_policy,
+            ack_policy: AckPolicy::None,
+            inactive_threshold: FOLLOW_IDLE,
+            memory_storage: true,
+            num_replicas: 1,
+            ..PullConfig::default()
+        };
+        let messages = self
             .jetstream
             .get_stream(self.subjects.stream(stream))
             .await
             .map_err(|error| unavailable(error.to_string()))?
             .create_consumer(config)
             .await
+            .map_err(|error| unavailable(error.to_string()))?
+            .stream()
+            .max_messages_per_batch(FOLLOW_BATCH)
+            .heartbeat(FOLLOW_HEARTBEAT)
+            .messages()
+            .await
             .map_err(|error| unavailable(error.to_string()))?;
-        let messages = consumer.messages().await.map_err(|error| unavailable(error.to_string()))?;
-        Ok(messages
-            .map_ok(|message| Delivery::stored(&message))
-            .map_err(|error| BusError::Unavailable(error.to_string())))
+        let mut delivered = 0;
+        Ok(messages.map(move |message| {
+            let message = message.map_err(|error| unavailable(error.to_string()))?;
+            let info = message.info().map_err(|error| unavailable(error.to_string()))?;
+            delivered += 1;
+            if info.consumer_sequence != delivered {
+                return Err(unavailable("messages were lost on their way".to_owned()));
+            }
+            Ok(Delivery::stored(&message))
+        }))
     }
 
     /// First and last sequence that a stream still holds.
     pub async fn bounds(&self, stream: Stream) -> Result<(u64, u64), BusError> {
+        let state = self.state(stream).await?;
+        Ok((state.first, state.last))
+    }
+
+    /// Which stream of that name it is, and what it still holds.
+    pub async fn state(&self, stream: Stream) -> Result<StreamState, BusError> {
         let mut stream = self
             .jetstream
             .get_stream(self.subjects.stream(stream))
             .await
             .map_err(|error| BusError::Unavailable(error.to_string()))?;
         let info = stream.info().await.map_err(|error| BusError::Unavailable(error.to_string()))?;
-        Ok((info.state.first_sequence, info.state.last_sequence))
+        let created = info.created.unix_timestamp_nanos() / 1000;
+        Ok(StreamState {
+            epoch: u64::try_from(created).unwrap_or_default(),
+            first: info.state.first_sequence,
+            last: info.state.last_sequence,
+        })
     }
 
     pub(crate) fn client(&self) -> &Client {

@@ -10,5 +10,5 @@ pub mod subjects;
 pub mod terminal;
 pub mod trace;
 
-pub use connection::{Bus, BusConfig, BusError};
+pub use connection::{Bus, BusConfig, BusError, StreamState};
 pub use consume::{Consumer, Delivery, HandlerError};

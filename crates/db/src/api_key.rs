@@ -81,11 +81,39 @@ struct StoredMembership {
     custom: Vec<Vec<Permission>>,
 }
 
+struct SessionRow {
+    id: String,
+    secret_hash: Vec<u8>,
+    login_type: String,
+    scope: String,
+    token_name: String,
+    lifetime_seconds: i64,
+    last_used_at: jiff_sqlx::Timestamp,
+    expires_at: jiff_sqlx::Timestamp,
+    created_at: jiff_sqlx::Timestamp,
+    updated_at: jiff_sqlx::Timestamp,
+    user_id: Uuid,
+    username: String,
+    email: String,
+    name: String,
+    avatar_url: String,
+    status: String,
+    user_login_type: String,
+    roles: Vec<String>,
+    is_system: bool,
+    user_created_at: jiff_sqlx::Timestamp,
+    user_updated_at: jiff_sqlx::Timestamp,
+    last_seen_at: Option<jiff_sqlx::Timestamp>,
+    memberships: serde_json::Value,
+    groups: Vec<Uuid>,
+}
+
 /// Loads key, user, memberships and groups in one statement. Whether the key is expired, the secret
 /// right and the user active is for the caller to decide.
 #[tracing::instrument(name = "db.api_key.find_session", skip_all, err)]
 pub async fn find_session(db: impl Executor<'_>, id: &str) -> Result<Option<Session>, DbError> {
-    let row = sqlx::query!(
+    let row = sqlx::query_as!(
+        SessionRow,
         r#"
         select k.id, k.secret_hash, k.login_type, k.scope, k.token_name, k.lifetime_seconds,
                k.last_used_at, k.expires_at, k.created_at, k.updated_at,
@@ -110,38 +138,77 @@ pub async fn find_session(db: impl Executor<'_>, id: &str) -> Result<Option<Sess
     )
     .fetch_optional(db)
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    let memberships: Vec<StoredMembership> = serde_json::from_value(row.memberships)
-        .map_err(|source| DbError::Json { what: "custom_roles.permissions", source })?;
-    let user = User {
-        id: UserId(row.user_id),
-        username: row.username,
-        email: row.email,
-        name: row.name,
-        avatar_url: row.avatar_url,
-        status: row.status,
-        login_type: row.user_login_type,
-        roles: row.roles.iter().filter_map(|role| role.parse().ok()).collect(),
-        is_system: row.is_system,
-        created_at: row.user_created_at.to_jiff(),
-        updated_at: row.user_updated_at.to_jiff(),
-        last_seen_at: maybe_time(row.last_seen_at),
-        organization_ids: memberships.iter().map(|it| it.organization_id).collect(),
-    };
-    let key = ApiKey {
-        id: row.id,
-        user_id: user.id,
-        login_type: row.login_type,
-        scope: row.scope.parse()?,
-        token_name: row.token_name,
-        lifetime_seconds: row.lifetime_seconds,
-        last_used_at: row.last_used_at.to_jiff(),
-        expires_at: row.expires_at.to_jiff(),
-        created_at: row.created_at.to_jiff(),
-        updated_at: row.updated_at.to_jiff(),
-    };
-    let subject = Subject::Person(person(&user, key.scope, memberships, row.groups));
-    Ok(Some(Session { key, secret_hash: row.secret_hash, user, subject }))
+    row.map(Session::try_from).transpose()
+}
+
+/// The same of many keys at once, in no order; those that are gone are left out.
+#[tracing::instrument(name = "db.api_key.list_sessions", skip_all, err)]
+pub async fn list_sessions(db: impl Executor<'_>, ids: &[String]) -> Result<Vec<Session>, DbError> {
+    let rows = sqlx::query_as!(
+        SessionRow,
+        r#"
+        select k.id, k.secret_hash, k.login_type, k.scope, k.token_name, k.lifetime_seconds,
+               k.last_used_at, k.expires_at, k.created_at, k.updated_at,
+               u.id as user_id, u.username, u.email, u.name, u.avatar_url, u.status,
+               u.login_type as user_login_type, u.roles, u.is_system,
+               u.created_at as user_created_at, u.updated_at as user_updated_at, u.last_seen_at,
+               coalesce((
+                   select jsonb_agg(jsonb_build_object(
+                       'organization_id', m.organization_id, 'roles', m.roles,
+                       'custom', coalesce((
+                           select jsonb_agg(c.permissions) from custom_roles c
+                           where c.organization_id = m.organization_id and c.name = any(m.roles)
+                       ), '[]')
+                   ) order by m.organization_id)
+                   from organization_members m join organizations o on o.id = m.organization_id
+                   where m.user_id = u.id and not o.deleted
+               ), '[]') as "memberships!",
+               array(select group_id from group_members where user_id = u.id) as "groups!"
+        from api_keys k join users u on u.id = k.user_id
+        where k.id = any($1) and not u.deleted"#,
+        ids
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter().map(Session::try_from).collect()
+}
+
+impl TryFrom<SessionRow> for Session {
+    type Error = DbError;
+
+    fn try_from(row: SessionRow) -> Result<Self, DbError> {
+        let memberships: Vec<StoredMembership> = serde_json::from_value(row.memberships)
+            .map_err(|source| DbError::Json { what: "custom_roles.permissions", source })?;
+        let user = User {
+            id: UserId(row.user_id),
+            username: row.username,
+            email: row.email,
+            name: row.name,
+            avatar_url: row.avatar_url,
+            status: row.status,
+            login_type: row.user_login_type,
+            roles: row.roles.iter().filter_map(|role| role.parse().ok()).collect(),
+            is_system: row.is_system,
+            created_at: row.user_created_at.to_jiff(),
+            updated_at: row.user_updated_at.to_jiff(),
+            last_seen_at: maybe_time(row.last_seen_at),
+            organization_ids: memberships.iter().map(|it| it.organization_id).collect(),
+        };
+        let key = ApiKey {
+            id: row.id,
+            user_id: user.id,
+            login_type: row.login_type,
+            scope: row.scope.parse()?,
+            token_name: row.token_name,
+            lifetime_seconds: row.lifetime_seconds,
+            last_used_at: row.last_used_at.to_jiff(),
+            expires_at: row.expires_at.to_jiff(),
+            created_at: row.created_at.to_jiff(),
+            updated_at: row.updated_at.to_jiff(),
+        };
+        let subject = Subject::Person(person(&user, key.scope, memberships, row.groups));
+        Ok(Self { key, secret_hash: row.secret_hash, user, subject })
+    }
 }
 
 fn person(
