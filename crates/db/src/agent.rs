@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::{DbError, Executor, at, maybe_time};
 
+pub mod terminal;
 pub mod view;
 
 /// The agent that a token belongs to, and where it runs.

@@ -57,6 +57,8 @@ pub(crate) struct Terminals {
     tasks: TaskTracker,
     shells: HashMap<(UserId, Uuid), Handle>,
     routes: HashMap<AttachmentId, Handle>,
+    /// Attachments that are over: shells send, we take their routes away.
+    left: (mpsc::UnboundedSender<AttachmentId>, mpsc::UnboundedReceiver<AttachmentId>),
 }
 
 impl Terminals {
@@ -69,7 +71,8 @@ impl Terminals {
         tasks: TaskTracker,
     ) -> Self {
         let (shells, routes) = (HashMap::new(), HashMap::new());
-        Self { client, environment, timing, stop, tasks, shells, routes }
+        let left = mpsc::unbounded_channel();
+        Self { client, environment, timing, stop, tasks, shells, routes, left }
     }
 
     /// Keeps a connection to the API and serves what comes, until `stop`.
@@ -177,7 +180,9 @@ impl Terminals {
 
     async fn open(&mut self, id: AttachmentId, open: Open, out: &Outlet) -> Result<(), String> {
         self.shells.retain(|_, shell| !shell.said.is_closed());
-        self.routes.retain(|_, shell| !shell.said.is_closed());
+        while let Ok(left) = self.left.1.try_recv() {
+            self.routes.remove(&left);
+        }
         if self.routes.len() >= MAX_ATTACHMENTS {
             return Err(format!("this agent has {MAX_ATTACHMENTS} terminals open; close one"));
         }
@@ -207,8 +212,8 @@ impl Terminals {
         }
         let shell = Shell::start(&self.environment, open)?;
         let over = Arc::new(AtomicBool::new(false));
-        // Long enough to be joined; then the person's wish counts.
-        let session = Session::new(shell, SEND_WITHIN, Arc::clone(&over));
+        // Long enough to be joined; then what the API says counts.
+        let session = Session::new(shell, SEND_WITHIN, Arc::clone(&over), self.left.0.clone());
         let (said, hears) = mpsc::channel(UNHEARD);
         self.tasks.spawn(session.run(hears, self.stop.clone(), self.timing.kill_grace));
         Ok(Handle { said, over })

@@ -33,6 +33,8 @@ pub(crate) struct App {
     pub(crate) passwords: Passwords,
     /// Archives received at once: each is held in memory whole.
     pub(crate) uploads: Arc<Semaphore>,
+    /// People's terminals served at once.
+    pub(crate) terminals: Arc<Semaphore>,
     /// Counts requests by caller.
     pub(crate) rate_limits: Arc<RateLimits>,
 }
@@ -56,6 +58,7 @@ impl App {
             live,
             passwords: Passwords::new(config.session.password_hashes)?,
             uploads: Arc::new(Semaphore::new(UPLOADS)),
+            terminals: Arc::new(Semaphore::new(config.terminals.most)),
             rate_limits: Arc::new(RateLimits::new(config.rate_limit)),
             backbone,
             config,

@@ -110,6 +110,18 @@ impl Caller {
         self.user.id
     }
 
+    /// The same person by the same key as they are now; 401 once the key is no longer good. For
+    /// what goes on long after its request.
+    pub(crate) async fn renewed(&self, app: &App) -> Result<Self, ApiError> {
+        let session = api_key::find_session(app.db(), &self.key.id).await?;
+        let session = session.ok_or(ApiError::Unauthenticated(WHO))?;
+        let is_good = session.key.expires_at > app.now() && session.user.status != "suspended";
+        if !is_good {
+            return Err(ApiError::Unauthenticated(WHO));
+        }
+        Ok(Self { subject: session.subject, user: session.user, key: session.key })
+    }
+
     /// Roles, memberships and groups.
     pub(crate) fn person(&self) -> &Person {
         self.subject.person().expect("a caller is built from a person's session")

@@ -24,6 +24,8 @@ pub struct Config {
     pub session: SessionConfig,
     /// How many requests are served to one caller.
     pub rate_limit: RateLimitConfig,
+    /// Terminals of agents.
+    pub terminals: TerminalConfig,
     /// The rules of pools, as the reconciler has them: the dry run and `explain` plan with these.
     pub prebuilds: PrebuildSettings,
 }
@@ -76,6 +78,24 @@ impl Default for SessionConfig {
             max_token_lifetime: Period::from_secs(365 * 24 * 3600),
             password_hashes: 2,
         }
+    }
+}
+
+/// Terminals of agents.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TerminalConfig {
+    /// How long a shell is kept for somebody who lost the connection to it.
+    pub keep: Period,
+    /// How often it is looked whether a person may still have a terminal that is open.
+    pub check: Period,
+    /// Terminals that this replica serves at once; each takes up to half a megabyte.
+    pub most: usize,
+}
+
+impl Default for TerminalConfig {
+    fn default() -> Self {
+        Self { keep: Period::from_secs(300), check: Period::from_secs(5), most: 1000 }
     }
 }
 

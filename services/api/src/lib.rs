@@ -22,7 +22,7 @@ use berth_backbone::Backbone;
 use berth_service_kit::Context;
 use tokio::net::TcpListener;
 
-pub use crate::config::{Config, HttpConfig, RateLimitConfig, SessionConfig};
+pub use crate::config::{Config, HttpConfig, RateLimitConfig, SessionConfig, TerminalConfig};
 
 /// Serves the API until the process is told to stop. Announces `http`, the address it listens on.
 pub async fn run(ctx: Context<Config>) -> anyhow::Result<()> {

@@ -14,6 +14,7 @@ mod organization;
 mod prebuild;
 mod promotion;
 mod provisioner;
+mod pty;
 mod reinit;
 mod session;
 mod template;
@@ -53,6 +54,7 @@ const RESOURCES: &[fn() -> Router<App>] = &[
     agent::routes,
     build::routes,
     build_log::routes,
+    pty::routes,
     reinit::routes,
     watch::routes,
     workspace::routes,

@@ -115,13 +115,21 @@ pub(super) struct Session {
     exit: Option<i32>,
     /// Set when the shell has ended: whoever comes now wants another.
     over: Arc<AtomicBool>,
+    /// Told who is no longer attached.
+    left: mpsc::UnboundedSender<AttachmentId>,
     keep: Duration,
     alone_since: Instant,
     ticks: Interval,
 }
 
 impl Session {
-    pub(super) fn new(shell: Shell, keep: Duration, over: Arc<AtomicBool>) -> Self {
+    /// `keep`: how long to wait for the first attachment.
+    pub(super) fn new(
+        shell: Shell,
+        keep: Duration,
+        over: Arc<AtomicBool>,
+        left: mpsc::UnboundedSender<AttachmentId>,
+    ) -> Self {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -134,6 +142,7 @@ impl Session {
             output_over: false,
             exit: None,
             over,
+            left,
             keep,
             alone_since: Instant::now(),
             ticks,
@@ -294,6 +303,8 @@ impl Session {
 
     fn leave(&mut self, id: AttachmentId) {
         self.attached.retain(|it| it.id != id);
+        // Nobody keeps the list any more when all ends.
+        let _ = self.left.send(id);
         self.alone_since = Instant::now();
     }
 
@@ -389,7 +400,9 @@ impl Session {
     async fn look(&mut self) {
         let silent = |it: &Attached| it.heard.elapsed() > SILENCE;
         let gone: Vec<_> = self.attached.iter().filter(|it| silent(it)).map(|it| it.id).collect();
-        gone.into_iter().for_each(|id| self.leave(id));
+        for id in gone {
+            self.dismiss(id, End::Away).await;
+        }
         let blocks = |it: &Attached| self.ring.room(it.position) == 0;
         if self.attached.iter().all(blocks) {
             return;
