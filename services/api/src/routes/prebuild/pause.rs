@@ -178,13 +178,10 @@ async fn authorized(
     scope_id: Option<Uuid>,
 ) -> Result<Target, ApiError> {
     let template = Resource::new(ResourceKind::Template);
-    let (scope, id) = match (scope, scope_id) {
-        (scope, Some(id)) => (scope, id),
-        (_, None) => {
-            let deployment = Resource::new(ResourceKind::DeploymentConfig);
-            caller.authorize(Action::Update, &deployment)?;
-            return Ok(Target { organization: None, name: "deployment".to_owned() });
-        }
+    let Some(id) = scope_id else {
+        let deployment = Resource::new(ResourceKind::DeploymentConfig);
+        caller.authorize(Action::Update, &deployment)?;
+        return Ok(Target { organization: None, name: "deployment".to_owned() });
     };
     if scope == PauseScope::Organization {
         let found = lookup::organization(app, caller, &id.to_string()).await?;

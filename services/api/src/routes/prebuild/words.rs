@@ -111,10 +111,9 @@ fn doing(plan: &Plan) -> String {
         parts.push(format!("{pending} that no daemon has taken yet are to be cancelled"));
     }
     if parts.is_empty() {
-        return match plan.holds().is_empty() {
-            true => "nothing is to be done".to_owned(),
-            false => "nothing is created for now".to_owned(),
-        };
+        let is_free = plan.holds().is_empty();
+        let words = if is_free { "nothing is to be done" } else { "nothing is created for now" };
+        return words.to_owned();
     }
     parts.join(", ")
 }

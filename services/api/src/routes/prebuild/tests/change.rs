@@ -177,8 +177,8 @@ async fn a_reset_closes_the_breaker_with_the_next_plan() {
     assert!(actions.contains(&json!({ "action": "close_breaker" })), "{actions:?}");
     assert_eq!(plan["pools"][0]["creates"], 1, "{plan:#}");
 
-    let rest = reset(None).await.expect(200);
-    assert_eq!(rest["reset"].as_array().unwrap().len(), 3, "both versions': {rest:#}");
+    let others = reset(None).await.expect(200);
+    assert_eq!(others["reset"].as_array().unwrap().len(), 3, "{others:#}");
     let audited = stand.audited().await;
     // The reconciler closes breakers; until it has, they are open and can be reset again.
     stand.database.rows("update prebuild_pools set prebuild_status = 'healthy'").await;

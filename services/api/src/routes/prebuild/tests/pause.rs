@@ -32,7 +32,7 @@ async fn a_pause_of_each_scope_marks_the_pools_that_it_concerns() {
         assert_eq!(stand.marked().await, concerned, "{scope}");
         let wakes = stand.told().await;
         assert!(!wakes.is_empty() && wakes.iter().all(|it| it.contains("wake.reconciler.")));
-        assert_eq!(stand.pauses(Who::Owner).await, [made.clone()]);
+        assert_eq!(stand.pauses(Who::Owner).await, std::slice::from_ref(&made));
 
         assert_eq!(stand.unpause(who, &made).await.status, 204);
         assert_eq!(stand.marked().await, concerned, "{scope}");
