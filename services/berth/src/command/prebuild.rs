@@ -5,6 +5,8 @@ mod plan;
 mod policy;
 mod show;
 
+use std::fmt::Write as _;
+
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -98,7 +100,8 @@ fn encoded(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             encoded.push(char::from(byte));
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            // A string takes everything.
+            let _ = write!(encoded, "%{byte:02X}");
         }
     }
     encoded

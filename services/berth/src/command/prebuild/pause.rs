@@ -54,7 +54,7 @@ fn seconds(text: &str) -> Result<i64, String> {
 
 /// A scope as the API knows it.
 struct Scope {
-    scope: &'static str,
+    kind: &'static str,
     id: Option<String>,
     /// For people.
     name: String,
@@ -64,16 +64,16 @@ async fn resolve(client: &Client, args: &ScopeArgs) -> anyhow::Result<Scope> {
     if let Some(name) = &args.organization {
         let found = client.get(&format!("/organizations/{name}")).await?;
         let id = Some(text(&found, "id").to_owned());
-        return Ok(Scope { scope: "organization", id, name: format!("organization {name}") });
+        return Ok(Scope { kind: "organization", id, name: format!("organization {name}") });
     }
     let Some(name) = &args.template else {
-        return Ok(Scope { scope: "deployment", id: None, name: "everything".to_owned() });
+        return Ok(Scope { kind: "deployment", id: None, name: "everything".to_owned() });
     };
     let found = template::get(client, name).await?;
     let template_id = text(&found, "id").to_owned();
     let Some(preset) = &args.preset else {
         let name = format!("template {name}");
-        return Ok(Scope { scope: "template", id: Some(template_id), name });
+        return Ok(Scope { kind: "template", id: Some(template_id), name });
     };
     let query = query(&[("preset", Some(preset.clone()))]);
     let path = format!("/templates/{template_id}/prebuilds/plan{query}");
@@ -83,12 +83,12 @@ async fn resolve(client: &Client, args: &ScopeArgs) -> anyhow::Result<Scope> {
         bail!("the active version of {name} has no preset {preset:?} with prebuilds");
     };
     let id = Some(text(active, "preset_id").to_owned());
-    Ok(Scope { scope: "preset", id, name: format!("preset {preset} of template {name}") })
+    Ok(Scope { kind: "preset", id, name: format!("preset {preset} of template {name}") })
 }
 
 pub(super) async fn pause(client: &Client, output: Output, args: &PauseArgs) -> anyhow::Result<()> {
     let scope = resolve(client, &args.scope).await?;
-    let mut body = json!({ "scope": scope.scope, "scope_id": scope.id, "reason": args.reason });
+    let mut body = json!({ "scope": scope.kind, "scope_id": scope.id, "reason": args.reason });
     if let Some(seconds) = args.duration {
         body["duration_seconds"] = seconds.into();
     }
@@ -110,7 +110,7 @@ pub(super) async fn resume(
     let scope = resolve(client, args).await?;
     let all = client.get("/prebuilds/pauses").await?;
     let is_ours = |it: &&Value| {
-        text(it, "scope") == scope.scope && it["scope_id"].as_str() == scope.id.as_deref()
+        text(it, "scope") == scope.kind && it["scope_id"].as_str() == scope.id.as_deref()
     };
     let found = all.as_array().into_iter().flatten().find(is_ours);
     if let Some(found) = found {
@@ -118,7 +118,7 @@ pub(super) async fn resume(
     }
     let others = all.as_array().map_or(0, Vec::len) - usize::from(found.is_some());
     let before = if found.is_some() { "" } else { " (was not paused)" };
-    let resumed = json!({ "resumed": found, "scope": scope.scope, "scope_id": scope.id });
+    let resumed = json!({ "resumed": found, "scope": scope.kind, "scope_id": scope.id });
     output.fields(&resumed, &[("Resumed", format!("{}{before}", scope.name))]);
     if others > 0 {
         output.progress("other pauses hold: see `berth prebuilds pauses`");
