@@ -42,7 +42,10 @@ pub(super) async fn answer(stage: &Stage, report: &mut Report) -> anyhow::Result
         if size == sizes[0] {
             report.note(idle.yardstick() + ", through the same proxy");
         }
-        service.stop().await?;
+        // The figures are there; that it does not end well is a fault all the same.
+        if let Err(error) = service.stop().await {
+            report.check(false, || format!("{size}: {error:#}"));
+        }
     }
     report.table(table);
     report.table(besides);

@@ -37,7 +37,10 @@ pub(super) async fn answer(stage: &Stage, report: &mut Report) -> anyhow::Result
         table.row(idle.row(size));
         idle.besides(size, &mut besides);
         idle.detail(size, report);
-        service.stop().await?;
+        // The figures are there; that it does not end well is a fault all the same.
+        if let Err(error) = service.stop().await {
+            report.check(false, || format!("{size}: {error:#}"));
+        }
         let after = estate.sql.text(WORLD).await?;
         report.check(before == after, || {
             format!("{size} organizations were not in order: {before}; then {after}")
