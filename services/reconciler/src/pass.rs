@@ -112,7 +112,9 @@ impl Reconciler {
         let plan = plan(&pool.config, policy, snapshot, now);
         describe(&plan);
         let rest = execute::carry_out(&mut work, pool, &plan).await?;
-        self.record(&mut work, &look, &plan, rest.is_stale).await?;
+        // The cancels follow this commit: should they not be carried out, the pool is still due.
+        let is_open = rest.is_stale || !rest.pending.is_empty();
+        self.record(&mut work, &look, &plan, is_open).await?;
         work.commit().await.context("commit the plan")?;
         let ended = self.backbone.clock.now();
         self.metrics.count_plan(&plan, look.marked_at.map(|at| ended.duration_since(at)));
@@ -144,7 +146,7 @@ impl Reconciler {
         work: &mut Work,
         look: &Look,
         plan: &Plan,
-        is_stale: bool,
+        is_open: bool,
     ) -> anyhow::Result<()> {
         let Observed { pool, snapshot, .. } = &look.observed;
         let reasons = serde_json::to_value(&plan.reasons)?;
@@ -161,7 +163,7 @@ impl Reconciler {
             reasons: &reasons,
             holds: &plan.holds(),
             trace_id: trace.get("traceparent").and_then(|it| it.as_str()?.split('-').nth(1)),
-            due_at: if is_stale { Some(now) } else { plan.next_look },
+            due_at: if is_open { Some(now) } else { plan.next_look },
             claims: look.claims,
             spare: &spare,
             room,

@@ -95,3 +95,24 @@ async fn happen(world: World, script: Vec<Step>) -> World {
 fn whatever_happens_the_invariants_hold_and_pools_come_to_rest() {
     run(SEED, CASES, &script::any_script(), happen);
 }
+
+/// The cancels of pending prebuilds follow the plan's commit. Where they are not carried out, because
+/// somebody holds the rows or the replica died, the next sweep does it.
+#[tokio::test(flavor = "multi_thread")]
+async fn cancels_that_were_not_carried_out_are_still_due() {
+    let mut live = Live::begin(World::create().await).await;
+    live.sweep(0).await;
+    let before = live.look().await;
+    live.take(&Step::Promote { template: 0, version: 1 }, &before).await;
+    let old = live::pool_id(0);
+    let pending = |look: &look::Look| look.jobs.iter().filter(|it| it.preset == old).count();
+    assert_eq!(pending(&before), 3);
+
+    live.world.psql.lines("begin; select from workspaces for update").await;
+    live.pass_over(old).await;
+    live.world.psql.run("rollback").await;
+    assert_eq!(pending(&live.look().await), 3, "held rows are left alone");
+    live.sweep(1).await;
+
+    assert_eq!(pending(&live.look().await), 0);
+}

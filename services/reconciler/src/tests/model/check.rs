@@ -201,7 +201,8 @@ const ROUNDS_MAX: usize = 120;
 /// Daemons come, nothing fails any more, and time passes from look to look: every pool that is
 /// active and not paused fills, what is of no version goes, and then nothing is to be done.
 pub(super) async fn come_to_rest(live: &mut Live) {
-    live.daemon_comes().await;
+    check_pending(live).await;
+    live.daemon_is_there().await;
     for round in 0..ROUNDS_MAX {
         live.pass_time(SignedDuration::from_millis(1)).await;
         live.sweep(round % 2).await;
@@ -221,6 +222,23 @@ pub(super) async fn come_to_rest(live: &mut Live) {
         live.pass_time(due.duration_since(look.now)).await;
     }
     panic!("not at rest: {:#?}", live.look().await);
+}
+
+/// Sweeps alone, whoever died before them, cancel what no daemon has taken of versions that nobody
+/// wants.
+async fn check_pending(live: &mut Live) {
+    for round in 0..4 {
+        live.pass_time(SignedDuration::from_millis(1)).await;
+        live.sweep(round % 2).await;
+    }
+    let look = live.look().await;
+    for job in look.jobs.iter().filter(|it| !it.running && it.is_creation()) {
+        let pool = look.pool(job.preset);
+        let template = look.template(pool.template);
+        let is_wanted = template.active == pool.version || template.candidate == Some(pool.version);
+        let is_paused = look.paused.contains(&pool.preset);
+        assert!(is_wanted || is_paused, "{:?}: nobody cancels {job:?}", place(pool.preset).0);
+    }
 }
 
 /// Full where it is active, gone where it is not.

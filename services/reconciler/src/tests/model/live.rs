@@ -403,6 +403,13 @@ impl Live {
         }
     }
 
+    /// A daemon that is there already has nobody looked for.
+    pub(super) async fn daemon_is_there(&mut self) {
+        if !self.has_daemon {
+            self.daemon_comes().await;
+        }
+    }
+
     pub(super) async fn daemon_comes(&mut self) {
         let mut work = self.services.begin().await.unwrap();
         let now = work.now();

@@ -183,7 +183,7 @@ fn passes() -> impl Strategy<Value = Step> {
         4 => (0..2_usize, any_pool()).prop_map(|(replica, pool)| Step::Pass { replica, pool }),
         6 => (0..2_usize).prop_map(|replica| Step::Sweep { replica }),
         4 => (any_pool(), 0..4_usize).prop_map(|(pool, claims)| Step::Together { pool, claims }),
-        2 => (any_pool(), 0..6_000_u64, any_death())
+        2 => (any_pool(), 0..30_000_u64, any_death())
             .prop_map(|(pool, after_micros, death)| Step::Killed { pool, after_micros, death }),
     ]
 }
