@@ -59,6 +59,11 @@ pub(super) async fn answer(stage: &Stage, report: &mut Report) -> anyhow::Result
          for warm promotions whose time has come, and for the next due time, which is how it sleeps \
          until then instead of polling",
     );
+    report.note(
+        "what grows with pools is not the sweep but the gauges beside it: every 15 s one statement reads \
+         every pool, and each pool has a series in each family, which is what the memory and /metrics \
+         are full of",
+    );
     report.note(format!(
         "process as in production, behind the counting proxy; up to {LOOKED_AT} pools were looked at \
          beforehand and found in order; wall is the service's own metric"
