@@ -114,8 +114,10 @@ pub enum Request<'a> {
         /// As of [`Request::Credit`].
         limit: u64,
     },
-    /// The person left.
+    /// The person left, and may come back.
     Close,
+    /// The person left for good: the shell is to end.
+    HangUp,
 }
 
 /// A frame from the agent.
@@ -173,6 +175,7 @@ impl Request<'_> {
             Self::Credit(limit) => data(attachment, 4, *limit, &[]),
             Self::Ping { sent, limit } => data(attachment, 5, *sent, &limit.to_be_bytes()),
             Self::Close => head(attachment, 6, 0),
+            Self::HangUp => head(attachment, 7, 0),
         }
     }
 }
@@ -189,6 +192,7 @@ impl<'a> Request<'a> {
             4 => number(rest).map(|(limit, _)| Self::Credit(limit)),
             5 => two_numbers(rest).map(|(sent, limit)| Self::Ping { sent, limit }),
             6 => Some(Self::Close),
+            7 => Some(Self::HangUp),
             _ => None,
         };
         Ok((attachment, request.ok_or_else(|| bad(frame))?))
@@ -302,6 +306,7 @@ mod tests {
             Request::Credit(u64::MAX),
             Request::Ping { sent: 1, limit: 2 },
             Request::Close,
+            Request::HangUp,
         ] {
             assert_eq!(Request::decode(&request.encode(ID)), Ok((ID, request.clone())));
         }

@@ -169,6 +169,7 @@ impl Terminals {
             Request::Credit(limit) => Said::Credit(limit),
             Request::Ping { sent, limit } => Said::Ping { sent, limit },
             Request::Close => Said::Close,
+            Request::HangUp => Said::HangUp,
         };
         let over = matches!(said, Said::Close);
         if let Some(shell) = self.routes.get(&id)

@@ -59,6 +59,8 @@ enum Command {
     Delete(command::workspace::BuildArgs),
     /// Show the log of a workspace's latest build and of its agents
     Logs(command::logs::LogsArgs),
+    /// Open a terminal in a workspace, or run a command there
+    Shell(command::shell::ShellArgs),
     /// Print every workspace build update, as it happens
     Watch(command::watch::WatchArgs),
     /// Show every pool: its size, and why
@@ -115,6 +117,7 @@ pub(crate) fn main() -> ExitCode {
                     command::workspace::build(&global, output, args, "delete").await
                 }
                 Command::Logs(args) => command::logs::logs(&global, output, args).await,
+                Command::Shell(args) => command::shell::shell(&global, args).await,
                 Command::Watch(args) => command::watch::watch(&global, output, args).await,
                 Command::Pools => command::prebuild::pools(&global, output).await,
                 Command::Prebuilds(it) => command::prebuild::run(&global, output, it).await,

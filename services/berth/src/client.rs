@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use berth_agent::sse::{SseEvent, SseParser};
+use berth_agent::websocket::{self, ConnectError, WebSocket};
 use futures_util::{Stream, StreamExt};
+use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 
@@ -107,6 +109,24 @@ impl Client {
             items.extend(outcome.err().map(Err));
             futures_util::stream::iter(items)
         }))
+    }
+
+    /// Opens a WebSocket; answers with it and the headers of the answer.
+    pub(crate) async fn websocket(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        max_message: usize,
+    ) -> Result<(WebSocket, HeaderMap), ConnectError> {
+        websocket::connect(self.request(Method::GET, path).query(query), max_message).await
+    }
+
+    /// What an error answer says.
+    pub(crate) async fn complaint(response: Response) -> String {
+        match check(response).await {
+            Ok(response) => format!("the server answered {}", response.status()),
+            Err(error) => error.to_string(),
+        }
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {

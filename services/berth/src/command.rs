@@ -6,6 +6,7 @@ pub(crate) mod prebuild;
 pub(crate) mod promotion;
 pub(crate) mod provisioner_key;
 pub(crate) mod setup;
+pub(crate) mod shell;
 pub(crate) mod template;
 pub(crate) mod watch;
 pub(crate) mod workspace;

@@ -55,6 +55,8 @@ pub(super) enum Said {
     },
     /// It is over, at its own wish or for want of a connection.
     Close,
+    /// The shell is to end.
+    HangUp,
 }
 
 /// Somebody who joins.
@@ -117,6 +119,8 @@ pub(super) struct Session {
     over: Arc<AtomicBool>,
     /// Told who is no longer attached.
     left: mpsc::UnboundedSender<AttachmentId>,
+    /// Somebody who is attached wants it to end.
+    is_unwanted: bool,
     keep: Duration,
     alone_since: Instant,
     ticks: Interval,
@@ -143,6 +147,7 @@ impl Session {
             exit: None,
             over,
             left,
+            is_unwanted: false,
             keep,
             alone_since: Instant::now(),
             ticks,
@@ -220,7 +225,7 @@ impl Session {
     fn is_done(&self) -> bool {
         let ended = self.exit.is_some() && self.output_over;
         let keep = if ended { self.keep.min(LINGER) } else { self.keep };
-        self.attached.is_empty() && self.alone_since.elapsed() >= keep
+        self.is_unwanted || self.attached.is_empty() && self.alone_since.elapsed() >= keep
     }
 
     async fn handle(&mut self, event: Event) {
@@ -269,6 +274,7 @@ impl Session {
                 it.told = it.granted;
                 lost |= !it.send(&pong).await;
             }
+            Said::HangUp => self.is_unwanted = true,
             Said::Attach(_) | Said::Close => {}
         }
         if lost {

@@ -45,6 +45,9 @@ struct Said {
     /// Nothing more will be typed. Ours.
     #[serde(default)]
     end: bool,
+    /// The shell is to end. Ours.
+    #[serde(default)]
+    hang_up: bool,
     #[serde(default)]
     height: Option<u32>,
     #[serde(default)]
@@ -244,6 +247,8 @@ async fn take(stream: &mut SplitStream<WebSocket>, wire: &Wire, known: &Known) -
     loop {
         let message = match timeout(SILENCE, stream.next()).await {
             Ok(Some(Ok(message))) => message,
+            // Our pings stand behind output that was not read yet.
+            Err(_) if known.is_full.load(Ordering::Relaxed) => continue,
             _ => return Leave::Person,
         };
         let bytes = match &message {
@@ -297,6 +302,9 @@ impl Input<'_> {
         if said.end {
             self.say(&Request::EndInput).await;
         }
+        if said.hang_up {
+            self.say(&Request::HangUp).await;
+        }
         Ok(())
     }
 
@@ -334,7 +342,7 @@ impl Guard<'_> {
         for ticks in [&mut pings, &mut looks] {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
-        let mut builds = self.app.live.builds();
+        let mut claims = self.app.live.claims();
         loop {
             let must_look = tokio::select! {
                 () = self.app.live.stop.cancelled() => return Leave::Stopping,
@@ -350,8 +358,8 @@ impl Guard<'_> {
                     false
                 }
                 _ = looks.tick() => true,
-                update = builds.recv() => match update {
-                    Ok(update) => update.change.workspace_id == self.place.workspace_id,
+                claimed = claims.recv() => match claimed {
+                    Ok(workspace) => workspace == self.place.workspace_id,
                     // What was missed may have been about this one.
                     Err(_) => true,
                 },

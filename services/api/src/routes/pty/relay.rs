@@ -187,7 +187,7 @@ impl Line {
                 }
             }
             Request::Close => drop(served.remove(&id)),
-            Request::Input { .. } | Request::EndInput | Request::Resize(_) => {}
+            Request::Input { .. } | Request::EndInput | Request::Resize(_) | Request::HangUp => {}
         }
         None
     }

@@ -49,6 +49,7 @@ impl Wire {
         let out = self.bus.subjects().terminal_out(self.agent, self.id);
         let frames = timeout(SUBSCRIBE, self.bus.frames(out)).await.map_err(|_| silent())?;
         let mut frames = frames.map_err(unavailable)?.boxed();
+        let joins = open.after.is_some();
         let frame = Request::Open(open).encode(self.id);
         let deadline = Instant::now() + APPEAR;
         loop {
@@ -56,7 +57,7 @@ impl Wire {
             let asked = self.bus.ask_frame(subject, frame.clone().into(), SUBSCRIBE).await;
             match asked.map_err(unavailable)? {
                 Asked::Answer(refusal) if refusal.is_empty() => break,
-                Asked::Answer(refusal) => return Err(refused(&refusal, agent)),
+                Asked::Answer(refusal) => return Err(refused(&refusal, agent, joins)),
                 Asked::Silence => return Err(silent()),
                 Asked::NobodyThere if Instant::now() < deadline => sleep(LOOK).await,
                 Asked::NobodyThere => {
@@ -74,7 +75,7 @@ impl Wire {
         while let Ok(Some(arrival)) = timeout_at(deadline, frames.next()).await {
             match Reply::decode(&arrival.frame) {
                 Ok((_, Reply::Opened { offset })) => return Ok((frames, offset)),
-                Ok((_, Reply::Ended(_))) => return Err(refused(&arrival.frame, agent)),
+                Ok((_, Reply::Ended(_))) => return Err(refused(&arrival.frame, agent, joins)),
                 _ => {}
             }
         }
@@ -84,11 +85,11 @@ impl Wire {
     }
 }
 
-fn refused(frame: &[u8], agent: &str) -> ApiError {
-    match Reply::decode(frame) {
-        Ok((_, Reply::Ended(End::Refused { message }))) => {
-            ApiError::conflict(format!("The agent {agent} opens no terminal: {message}."), None)
-        }
-        _ => ApiError::Unavailable(anyhow::anyhow!("the agent {agent} broke off")),
-    }
+fn refused(frame: &[u8], agent: &str, joins: bool) -> ApiError {
+    let Ok((_, Reply::Ended(End::Refused { message }))) = Reply::decode(frame) else {
+        return ApiError::Unavailable(anyhow::anyhow!("the agent {agent} broke off"));
+    };
+    let message = format!("The agent {agent} opens no terminal: {message}.");
+    // Whoever wants to go on with a shell need not ask again.
+    if joins { ApiError::Precondition(message) } else { ApiError::conflict(message, None) }
 }
