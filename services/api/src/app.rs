@@ -41,7 +41,7 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn new(ctx: &Context<Config>, backbone: Backbone) -> anyhow::Result<Self> {
-        let live = Live::start(ctx, &backbone);
+        let live = Live::start(ctx, &backbone)?;
         Self::over(ctx.config.clone(), backbone, live, &ctx.metrics)
     }
 

@@ -26,6 +26,8 @@ pub struct Config {
     pub rate_limit: RateLimitConfig,
     /// Terminals of agents.
     pub terminals: TerminalConfig,
+    /// What is on beyond the usual. Naming a list replaces this one.
+    pub experiments: Experiments,
     /// The rules of pools, as the reconciler has them: the dry run and `explain` plan with these.
     pub prebuilds: PrebuildSettings,
 }
@@ -112,6 +114,33 @@ pub struct RateLimitConfig {
 impl Default for RateLimitConfig {
     fn default() -> Self {
         Self { requests: 512, logins: 60 }
+    }
+}
+
+/// Something that a deployment may turn off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Experiment {
+    /// `watch-all-workspaces`: every build update in one stream.
+    WorkspaceBuildUpdates,
+}
+
+/// The experiments that are on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Experiments(Vec<Experiment>);
+
+impl Experiments {
+    /// Whether it is on.
+    #[must_use]
+    pub fn contains(&self, experiment: Experiment) -> bool {
+        self.0.contains(&experiment)
+    }
+}
+
+impl Default for Experiments {
+    fn default() -> Self {
+        Self(vec![Experiment::WorkspaceBuildUpdates])
     }
 }
 

@@ -60,6 +60,9 @@ pub(crate) enum ApiError {
     /// 404, also for what may not be seen.
     #[error("Resource not found or you do not have access to it.")]
     NotFound,
+    /// 404, for what this deployment has turned off.
+    #[error("{0}")]
+    Off(&'static str),
     /// 409.
     #[error("{message}")]
     Conflict {
@@ -124,7 +127,7 @@ impl ApiError {
             Self::Invalid { .. } => StatusCode::BAD_REQUEST,
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::Off(_) => StatusCode::NOT_FOUND,
             Self::Conflict { .. } => StatusCode::CONFLICT,
             Self::Precondition(_) => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,

@@ -18,11 +18,14 @@ mod routes;
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
+use axum::serve::ListenerExt as _;
 use berth_backbone::Backbone;
 use berth_service_kit::Context;
 use tokio::net::TcpListener;
 
-pub use crate::config::{Config, HttpConfig, RateLimitConfig, SessionConfig, TerminalConfig};
+pub use crate::config::{
+    Config, Experiment, Experiments, HttpConfig, RateLimitConfig, SessionConfig, TerminalConfig,
+};
 
 /// Serves the API until the process is told to stop. Announces `http`, the address it listens on.
 pub async fn run(ctx: Context<Config>) -> anyhow::Result<()> {
@@ -32,6 +35,12 @@ pub async fn run(ctx: Context<Config>) -> anyhow::Result<()> {
     let listener =
         TcpListener::bind(wanted).await.with_context(|| format!("listen on {wanted}"))?;
     let address = listener.local_addr().context("read the address that was bound")?;
+    // A small update must not wait for the reader's acknowledgement of the one before.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(error = %error, "small writes may be delayed");
+        }
+    });
     let router = routes::router(app).into_make_service_with_connect_info::<SocketAddr>();
     let latch = ctx.health.latch("http");
     let stop = ctx.shutdown.clone();

@@ -1,70 +1,75 @@
 //! Subscriptions that all requests of this replica share, and how streams are answered.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use berth_backbone::Backbone;
-use berth_bus::Bus;
-use berth_bus::event::{BuildChanged, ClaimFinished};
-use berth_bus::subjects::Stream as BusStream;
+use berth_bus::subjects::Stream;
 use berth_domain::id::WorkspaceId;
 use berth_service_kit::Context;
-use futures_util::StreamExt as _;
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::live::hub::Hub;
+use crate::live::session::Sessions;
+use crate::live::workspace::Workspaces;
 
 pub(crate) mod answer;
+pub(crate) mod encoded;
+pub(crate) mod event_id;
+pub(crate) mod follow;
+pub(crate) mod hub;
+pub(crate) mod session;
+pub(crate) mod sight;
+pub(crate) mod workspace;
 
-/// Updates that a slow reader may be behind before it is told of a gap.
+/// Claims that a slow listener may be behind before it has to look for itself.
 const BUFFER: usize = 4096;
-/// Pause before a lost subscription is made again.
-const RETRY: Duration = Duration::from_millis(500);
 
-/// An update of a workspace build, with its place in the stream.
-#[derive(Debug, Clone)]
-pub(crate) struct BuildUpdate {
-    /// Grows from update to update; what `Last-Event-ID` resumes from.
-    pub(crate) sequence: u64,
-    /// The update.
-    pub(crate) change: BuildChanged,
-}
+/// Streams at once that read the past from NATS; others wait for their turn. Whoever was away for a
+/// short time finds it in the hub.
+const READERS: usize = 16;
 
 /// What streams listen to. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Live {
-    builds: broadcast::Sender<Arc<BuildUpdate>>,
+    /// Build updates, for watchers of all of them.
+    pub(crate) hub: Hub,
+    /// Workspaces that are watched one by one.
+    pub(crate) workspaces: Workspaces,
+    /// Sessions of open streams.
+    pub(crate) sessions: Sessions,
+    /// Turns to read the past from NATS.
+    pub(crate) readers: Arc<Semaphore>,
     claims: broadcast::Sender<WorkspaceId>,
-    /// Sequence of the newest update that was handed to readers.
-    newest: Arc<AtomicU64>,
     /// The process ends: so do all streams.
     pub(crate) stop: CancellationToken,
 }
 
 impl Live {
     /// Starts the shared subscriptions as tasks of `ctx`.
-    pub(crate) fn start(ctx: &Context<Config>, backbone: &Backbone) -> Self {
+    pub(crate) fn start(ctx: &Context<Config>, backbone: &Backbone) -> anyhow::Result<Self> {
         let live = Self::silent(ctx.shutdown.clone());
-        ctx.spawn("live-builds", live.clone().follow_builds(backbone.bus.clone()));
-        ctx.spawn("live-claims", live.clone().follow_claims(backbone.bus.clone()));
-        live
+        live.hub.register(&ctx.metrics)?;
+        live.workspaces.register(&ctx.metrics)?;
+        let bus = || backbone.bus.clone();
+        ctx.spawn("live-builds", follow::builds(live.clone(), bus()));
+        ctx.spawn("live-claims", follow::notices(live.clone(), bus(), Stream::Claims));
+        ctx.spawn("live-workspaces", follow::notices(live.clone(), bus(), Stream::Workspaces));
+        ctx.spawn("live-sessions", live.clone().look_after_sessions(backbone.clone()));
+        Ok(live)
     }
 
     /// Streams that nothing feeds.
     pub(crate) fn silent(stop: CancellationToken) -> Self {
         Self {
-            builds: broadcast::channel(BUFFER).0,
+            hub: Hub::new(),
+            workspaces: Workspaces::new(),
+            sessions: Sessions::default(),
+            readers: Arc::new(Semaphore::new(READERS)),
             claims: broadcast::channel(BUFFER).0,
-            newest: Arc::default(),
             stop,
         }
-    }
-
-    /// Everything that happens to workspace builds from now on.
-    pub(crate) fn builds(&self) -> broadcast::Receiver<Arc<BuildUpdate>> {
-        self.builds.subscribe()
     }
 
     /// Workspaces whose claim build ends from now on.
@@ -72,66 +77,19 @@ impl Live {
         self.claims.subscribe()
     }
 
-    /// One follow of the stream, for all watchers of this replica, made again for ever.
-    async fn follow_builds(self, bus: Bus) {
-        while !self.stop.is_cancelled() {
-            if let Err(error) = self.pass_builds_on(&bus).await {
-                tracing::debug!(error = %error, "stream of builds lost; followed again");
-            }
+    fn claimed(&self, workspace: WorkspaceId) {
+        // Nobody listening is no failure.
+        let _ = self.claims.send(workspace);
+    }
+
+    /// Has the sessions of open streams looked at again and again.
+    pub(crate) async fn look_after_sessions(self, backbone: Backbone) {
+        loop {
             tokio::select! {
-                () = tokio::time::sleep(RETRY) => {}
-                () = self.stop.cancelled() => {}
+                () = tokio::time::sleep(session::TICK) => {}
+                () = self.stop.cancelled() => return,
             }
-        }
-    }
-
-    async fn pass_builds_on(&self, bus: &Bus) -> Result<(), berth_bus::BusError> {
-        let (_, last) = bus.bounds(BusStream::Builds).await?;
-        let seen = self.newest.load(Ordering::Acquire);
-        // The stream may have been made anew: then its numbers begin again.
-        let after = if seen == 0 || seen > last { last } else { seen };
-        let filter = bus.subjects().all(BusStream::Builds);
-        let updates = bus.follow(BusStream::Builds, filter, Some(after)).await?;
-        let mut updates = Box::pin(updates.take_until(self.stop.clone().cancelled_owned()));
-        while let Some(delivery) = updates.next().await {
-            let delivery = delivery?;
-            self.newest.store(delivery.sequence, Ordering::Release);
-            match serde_json::from_slice(&delivery.payload) {
-                Ok(change) => {
-                    let update = BuildUpdate { sequence: delivery.sequence, change };
-                    // Nobody listening is no failure.
-                    let _ = self.builds.send(Arc::new(update));
-                }
-                Err(error) => tracing::warn!(error = %error, "build update cannot be read"),
-            }
-        }
-        Ok(())
-    }
-
-    async fn follow_claims(self, bus: Bus) {
-        while !self.stop.is_cancelled() {
-            let subject = bus.subjects().all(BusStream::Claims);
-            match bus.subscribe(subject).await {
-                Ok(claims) => {
-                    let claims = claims.take_until(self.stop.clone().cancelled_owned());
-                    claims.for_each(async |delivery| self.pass_claim_on(&delivery)).await;
-                }
-                Err(error) => tracing::debug!(error = %error, "claims not subscribed to"),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(RETRY) => {}
-                () = self.stop.cancelled() => {}
-            }
-        }
-    }
-
-    /// The workspace stands in the subject, so a payload of another version does no harm.
-    fn pass_claim_on(&self, delivery: &berth_bus::Delivery) {
-        let told: Option<ClaimFinished> = serde_json::from_slice(&delivery.payload).ok();
-        let workspace = told.map(|it| it.workspace_id).or_else(|| delivery.key().parse().ok());
-        if let Some(workspace) = workspace {
-            // Nobody listening is no failure.
-            let _ = self.claims.send(workspace);
+            self.sessions.look(&backbone.db, backbone.clock.now()).await;
         }
     }
 }

@@ -25,7 +25,7 @@ mod watch;
 mod workspace;
 mod workspace_change;
 mod workspace_create;
-mod workspace_view;
+pub(crate) mod workspace_view;
 
 use axum::Router;
 use axum::middleware;

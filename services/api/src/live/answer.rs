@@ -3,17 +3,27 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::body::{Body, Bytes};
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, BoxStream};
-use futures_util::{Stream, StreamExt};
+use futures_util::{SinkExt as _, Stream, StreamExt};
+use http::header;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::live::encoded::Encoded;
+
+/// What a WebSocket of watchers reads and writes at once, in bytes. They have nothing to say, and
+/// the library's own buffers are 128 KiB each.
+const SOCKET_BUFFER: usize = 4 << 10;
+/// Most bytes that wait to be written to such a WebSocket.
+const SOCKET_MOST: usize = 1 << 20;
+
 /// How often a silent stream says that it lives.
-const PING_EVERY: Duration = Duration::from_secs(15);
+pub(crate) const PING_EVERY: Duration = Duration::from_secs(15);
 
 /// Whether the client asked for a WebSocket.
 pub(crate) type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
@@ -53,28 +63,10 @@ impl Out {
         if self.data.is_null() { event.data("") } else { event.data(self.data.to_string()) }
     }
 
-    fn to_frame(&self, frame: Frame) -> Option<String> {
-        match frame {
-            Frame::Bare if self.event == "data" => Some(self.data.to_string()),
-            Frame::Bare => None,
-            Frame::Typed => {
-                let mut message = json!({ "type": self.event, "data": self.data });
-                if let Some(id) = self.id {
-                    message["id"] = json!(id);
-                }
-                Some(message.to_string())
-            }
-        }
+    /// Over a WebSocket the data alone is sent, and nothing else is said.
+    fn to_frame(&self) -> Option<String> {
+        (self.event == "data").then(|| self.data.to_string())
     }
-}
-
-/// What a WebSocket message looks like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Frame {
-    /// `{type, data}`
-    Typed,
-    /// The data alone; nothing else is said.
-    Bare,
 }
 
 /// What a stream is made of: a state that gives one message after the other.
@@ -111,24 +103,20 @@ pub(crate) fn sse(messages: BoxStream<'static, Out>) -> Response {
 }
 
 /// Answers with a WebSocket if the client asks for one, with server-sent events otherwise.
-pub(crate) fn answer(
-    upgrade: Upgrade,
-    frame: Frame,
-    messages: BoxStream<'static, Out>,
-) -> Response {
+pub(crate) fn answer(upgrade: Upgrade, messages: BoxStream<'static, Out>) -> Response {
     match upgrade {
-        Ok(upgrade) => upgrade.on_upgrade(move |socket| talk(socket, frame, messages)),
+        Ok(upgrade) => upgrade.on_upgrade(move |socket| talk(socket, messages)),
         Err(_) => sse(messages),
     }
 }
 
 /// Sends until the stream ends or the client leaves.
-async fn talk(mut socket: WebSocket, frame: Frame, messages: BoxStream<'static, Out>) {
+async fn talk(mut socket: WebSocket, messages: BoxStream<'static, Out>) {
     let mut messages = Box::pin(with_pings(messages));
     loop {
         let message = tokio::select! {
             out = messages.next() => match out {
-                Some(out) => match out.to_frame(frame) {
+                Some(out) => match out.to_frame() {
                     Some(text) => Message::Text(text.into()),
                     None => Message::Ping(Vec::new().into()),
                 },
@@ -147,16 +135,91 @@ async fn talk(mut socket: WebSocket, frame: Frame, messages: BoxStream<'static, 
     let _ = socket.send(Message::Close(None)).await;
 }
 
+/// A stream of messages that are encoded already. It says by itself that it lives.
+pub(crate) trait Source: Send + 'static {
+    /// The next messages; `None` at the end. Never dropped halfway.
+    fn next(&mut self) -> impl Future<Output = Option<Vec<Encoded>>> + Send;
+}
+
+/// Answers with what a source gives, until the process ends: over a WebSocket if the client asks
+/// for one, as server-sent events otherwise.
+pub(crate) fn answer_from(
+    upgrade: Option<WebSocketUpgrade>,
+    source: impl Source,
+    stop: CancellationToken,
+) -> Response {
+    let messages = stream::unfold(source, |mut source| async move {
+        let messages = source.next().await?;
+        Some((messages, source))
+    });
+    let messages = messages.take_until(stop.cancelled_owned()).boxed();
+    match upgrade {
+        Some(upgrade) => upgrade
+            .read_buffer_size(SOCKET_BUFFER)
+            .write_buffer_size(SOCKET_BUFFER)
+            .max_write_buffer_size(SOCKET_MOST)
+            .max_message_size(SOCKET_BUFFER)
+            .on_upgrade(|socket| pass_on(socket, messages)),
+        None => events(messages),
+    }
+}
+
+fn events(messages: BoxStream<'static, Vec<Encoded>>) -> Response {
+    let bytes = messages.map(|messages| Ok::<_, Infallible>(joined(messages)));
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache"),
+        (http::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    (headers, Body::from_stream(bytes)).into_response()
+}
+
+/// One message as the bytes that all share; several in one piece, which is one write.
+fn joined(mut messages: Vec<Encoded>) -> Bytes {
+    if messages.len() == 1
+        && let Some(message) = messages.pop()
+    {
+        return message.sse;
+    }
+    let mut bytes = Vec::with_capacity(messages.iter().map(|it| it.sse.len()).sum());
+    messages.iter().for_each(|it| bytes.extend_from_slice(&it.sse));
+    bytes.into()
+}
+
+/// Sends until the stream ends or the client leaves.
+async fn pass_on(mut socket: WebSocket, mut messages: BoxStream<'static, Vec<Encoded>>) {
+    loop {
+        let messages = tokio::select! {
+            messages = messages.next() => match messages {
+                Some(messages) => messages,
+                None => break,
+            },
+            received = socket.recv() => match received {
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                Some(Ok(_)) => continue,
+            },
+        };
+        for message in messages {
+            if socket.feed(Message::Text(message.frame)).await.is_err() {
+                return;
+            }
+        }
+        if socket.flush().await.is_err() {
+            return;
+        }
+    }
+    // The client may be gone already.
+    let _ = socket.send(Message::Close(None)).await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn bare_frames_carry_data_alone_and_typed_ones_say_what_they_are() {
-        let out = Out { event: "data", id: Some(7), data: json!({ "a": 1 }) };
-        assert_eq!(out.to_frame(Frame::Bare).as_deref(), Some(r#"{"a":1}"#));
-        let typed: Value = serde_json::from_str(&out.to_frame(Frame::Typed).unwrap()).unwrap();
-        assert_eq!(typed, json!({ "type": "data", "id": 7, "data": { "a": 1 } }));
-        assert_eq!(Out::ping().to_frame(Frame::Bare), None);
+    fn over_a_web_socket_the_data_alone_is_sent() {
+        let out = Out { id: Some(7), ..Out::data(json!({ "a": 1 })) };
+        assert_eq!(out.to_frame().as_deref(), Some(r#"{"a":1}"#));
+        assert_eq!(Out::ping().to_frame(), None);
     }
 }

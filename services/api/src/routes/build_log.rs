@@ -23,7 +23,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::{Json, Path, Query};
-use crate::live::answer::{Feed, Frame, Out, Upgrade, answer, stream_of};
+use crate::live::answer::{Feed, Out, Upgrade, answer, stream_of};
 use crate::routes::{build, workspace, workspace_view};
 
 /// How often the stored lines are looked at while nothing is told: notices may be lost.
@@ -101,7 +101,7 @@ async fn of_job(
     let notices = notices(&app, job).await;
     let stop = app.live.stop.clone();
     let follow = JobFollow { app, job, after: query.after, notices, lines: VecDeque::new() };
-    Ok(answer(upgrade, Frame::Bare, stream_of(follow, stop)))
+    Ok(answer(upgrade, stream_of(follow, stop)))
 }
 
 async fn notices(app: &App, job: JobId) -> Option<BoxStream<'static, Delivery>> {
@@ -218,7 +218,7 @@ async fn of_agent(
     }
     let stop = app.live.stop.clone();
     let follow = AgentFollow { app, agent: id, after: query.after, begun: false };
-    Ok(answer(upgrade, Frame::Bare, stream_of(follow, stop)))
+    Ok(answer(upgrade, stream_of(follow, stop)))
 }
 
 /// Gives the lines of an agent in batches, for as long as the client listens.
