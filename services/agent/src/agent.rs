@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use berth_domain::state::AgentLifecycle;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{CallError, Client};
+use crate::api::Client;
 use crate::logs::Logs;
 use crate::manifest::Manifest;
 use crate::options::{Options, Timing};
 use crate::reinit::{Claimed, Listener};
 use crate::reports::Reports;
-use crate::retry::{Trouble, fetch_manifest};
+use crate::retry::{Backoff, Trouble, fetch_manifest};
 use crate::session::{Session, Shared};
 
 /// Runs an agent until `shutdown`, then stops its scripts, reports `off` and returns within
@@ -28,8 +28,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let timing = options.timing;
     let shared = Arc::new(Shared {
         client,
-        logs: Arc::new(Logs::default()),
-        reports: Reports::default(),
+        logs: Arc::new(Logs::new(options.clock.clone())),
+        reports: Reports::new(options.clock.clone()),
         options,
     });
     let Some(manifest) = fetch_manifest(&shared.client, timing, &shutdown).await else {
@@ -114,18 +114,26 @@ fn spawn_deliveries(shared: &Arc<Shared>) -> TaskTracker {
     deliveries
 }
 
-/// Tells the server that this agent lives. A beat that fails is not repeated: the next one comes.
+/// Tells the server that this agent lives. A beat that fails is not repeated: the next one comes,
+/// and later than it would when the server does not know the agent any more.
 async fn beat(client: Client, timing: Timing, stop: CancellationToken) {
-    let mut ticks = interval(timing.heartbeat);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut backoff = Backoff::new(timing);
     let mut trouble = Trouble::new("heartbeat");
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let beat: Option<Result<(), CallError>> =
-            stop.run_until_cancelled(client.heartbeat()).await;
-        match beat {
-            Some(Ok(())) => trouble.worked(),
-            Some(Err(error)) => trouble.failed(&error, timing.heartbeat),
-            None => return,
+    while let Some(beat) = stop.run_until_cancelled(client.heartbeat()).await {
+        let wait = match beat {
+            Ok(()) => {
+                trouble.worked();
+                backoff.reset();
+                timing.heartbeat
+            }
+            Err(error) => {
+                let wait = backoff.next(error.verdict().but_ask_again()).max(timing.heartbeat);
+                trouble.failed(&error, wait);
+                wait
+            }
+        };
+        if stop.run_until_cancelled(sleep(wait)).await.is_none() {
+            return;
         }
     }
 }

@@ -151,6 +151,9 @@ pub(crate) struct MetadataValue {
     pub(crate) collected_at: Timestamp,
     /// Seconds since it was collected.
     pub(crate) age: i64,
+    /// The same moment by a clock that nobody sets.
+    #[serde(skip)]
+    pub(crate) collected: tokio::time::Instant,
 }
 
 #[derive(Deserialize)]

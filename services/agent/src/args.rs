@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::local::{self, Config};
 use crate::options::{Options, Timing, Token};
 use crate::{agent, clock, supervisor};
@@ -89,7 +90,8 @@ impl AgentArgs {
                 let env = for_scripts(env);
                 let timing = Timing::FIELD;
                 let shutdown = shutdown_signal()?;
-                let options = Options { url, token, scope, env, data_dir, timing };
+                let clock = Clock::system();
+                let options = Options { url, token, scope, env, data_dir, timing, clock };
                 let watch = supervisor::cancel_when_gone(supervisor_file.as_deref(), &shutdown);
                 tokio::join!(agent::run(options, shutdown.clone()), watch).0
             }
@@ -146,6 +148,7 @@ async fn run_local(dir: &Path, env: BTreeMap<String, String>) -> anyhow::Result<
         env: for_scripts(env),
         data_dir: dir.join(".berth-agent"),
         timing: Timing::FIELD,
+        clock: Clock::system(),
     };
     // Both to their end: the folder is given up before the agent is done, not after.
     let watch = ownership.watch(config.supervisor_pid_file.as_deref(), &shutdown);

@@ -159,6 +159,7 @@ mod tests {
                 .collect(),
             data_dir: PathBuf::from("/data"),
             timing: Timing::FIELD,
+            clock: crate::clock::Clock::system(),
         };
         let manifest = Manifest {
             directory: directory.to_owned(),

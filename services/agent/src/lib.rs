@@ -29,6 +29,7 @@ pub mod websocket;
 
 pub use agent::run;
 pub use args::AgentArgs;
+pub use clock::Clock;
 pub use local::{resume_local, retarget_local, stop_local};
 pub use options::{Options, SCOPE_VARIABLE, Timing, Token};
 pub use supervisor::write_supervisor_pid_file;

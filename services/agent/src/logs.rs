@@ -2,7 +2,8 @@
 //!
 //! While the server takes them, a script that writes faster than that is made to wait: nothing is
 //! lost. While the server is away nobody waits: the oldest lines go when the buffer is full, and a
-//! line in their place says how many.
+//! line in their place says how many. Once the server keeps no more of this agent's lines, none are
+//! sent any more, and the agent's own log says how many there were.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::api::{CallError, Client, LogLine, LogSource, Verdict};
-use crate::clock;
+use crate::clock::Clock;
 use crate::lines::json_len;
 use crate::options::Timing;
 use crate::retry::{Backoff, Trouble};
@@ -28,8 +29,9 @@ const LINE_OVERHEAD: usize = 96;
 const BATCH_OVERHEAD: usize = 128;
 
 /// The lines of one agent, by source, in the order they were written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Logs {
+    clock: Clock,
     buffer: Mutex<Buffer>,
     /// Something to send, or closed.
     wake: Notify,
@@ -47,6 +49,10 @@ struct Buffer {
     closed: bool,
     /// The server has as many lines of this agent as it keeps.
     full: bool,
+    /// What was not sent because of that.
+    unsent: Dropped,
+    /// Of the next line. Not its time: that may be set back.
+    next: u64,
     /// Grows when the agent's identity changes, which makes earlier registrations void.
     epoch: u64,
 }
@@ -54,9 +60,36 @@ struct Buffer {
 #[derive(Debug, Default)]
 struct Source {
     name: String,
-    lines: VecDeque<LogLine>,
-    dropped_lines: u64,
-    dropped_bytes: u64,
+    /// With their place among the lines of all sources.
+    lines: VecDeque<(u64, LogLine)>,
+    /// What was dropped before these.
+    dropped: Dropped,
+}
+
+#[derive(Debug, Default)]
+struct Dropped {
+    lines: u64,
+    bytes: u64,
+    /// When the last of them was written.
+    at: Timestamp,
+}
+
+impl Dropped {
+    fn add(&mut self, line: &LogLine) {
+        self.lines += 1;
+        self.bytes += line.output.len() as u64;
+        self.at = line.created_at;
+    }
+
+    /// The line that stands in their place.
+    fn told(self) -> LogLine {
+        let Self { lines, bytes, at } = self;
+        let output = format!(
+            "[berth agent: {lines} lines ({bytes} bytes) are missing here: the server was away \
+             and the agent's buffer of {MAX_BUFFER} bytes was full]"
+        );
+        LogLine { created_at: at, level: LogLevel::Warn, output }
+    }
 }
 
 #[derive(Debug)]
@@ -80,6 +113,8 @@ impl Default for Buffer {
             online: true,
             closed: false,
             full: false,
+            unsent: Dropped::default(),
+            next: 0,
             epoch: 0,
         }
     }
@@ -98,50 +133,68 @@ impl Buffer {
         if source.name != name {
             name.clone_into(&mut source.name);
         }
-        source.lines.push_back(line);
+        source.lines.push_back((self.next, line));
+        self.next += 1;
     }
 
     /// The source whose next line is the oldest.
     fn oldest(&self) -> Option<Uuid> {
-        let next = |(id, source): (&Uuid, &Source)| Some((source.lines.front()?.created_at, *id));
+        let next = |(id, source): (&Uuid, &Source)| Some((source.lines.front()?.0, *id));
         self.sources.iter().filter_map(next).min().map(|(_, id)| id)
+    }
+
+    /// The server takes no more: what waits is not sent.
+    fn fill(&mut self, unsent: &[LogLine]) {
+        self.full = true;
+        unsent.iter().for_each(|line| self.unsent.add(line));
+        for (_, source) in std::mem::take(&mut self.sources) {
+            for (_, line) in source.lines {
+                self.bytes -= cost(&line);
+                self.unsent.add(&line);
+            }
+        }
+    }
+
+    /// Says what was not sent since the server was full. Then it may be sent to again.
+    fn settle_full(&mut self) {
+        if std::mem::take(&mut self.full) {
+            let Dropped { lines, bytes, .. } = std::mem::take(&mut self.unsent);
+            tracing::warn!(lines, bytes, "log lines were not kept: the server had no room left");
+        }
     }
 
     fn drop_oldest(&mut self) -> bool {
         let Some(source) = self.oldest().and_then(|id| self.sources.get_mut(&id)) else {
             return false;
         };
-        let Some(line) = source.lines.pop_front() else { return false };
-        source.dropped_lines += 1;
-        source.dropped_bytes += line.output.len() as u64;
+        let Some((_, line)) = source.lines.pop_front() else { return false };
+        source.dropped.add(&line);
         self.bytes -= cost(&line);
         true
     }
 
     fn take(&mut self) -> Option<Batch> {
         let only_dropped = || {
-            let (id, _) = self.sources.iter().find(|(_, source)| source.dropped_lines > 0)?;
+            let (id, _) = self.sources.iter().find(|(_, source)| source.dropped.lines > 0)?;
             Some(*id)
         };
         let id = self.oldest().or_else(only_dropped)?;
         let source = self.sources.get_mut(&id)?;
         let mut batch = Batch { source: id, name: source.name.clone(), lines: Vec::new(), cost: 0 };
         let mut size = BATCH_OVERHEAD;
-        if source.dropped_lines > 0 {
-            let first = source.lines.front().map_or_else(clock::now, |line| line.created_at);
-            let line = dropped(source.dropped_lines, source.dropped_bytes, first);
+        if source.dropped.lines > 0 {
+            let line = std::mem::take(&mut source.dropped).told();
             size += cost(&line);
             batch.lines.push(line);
-            (source.dropped_lines, source.dropped_bytes) = (0, 0);
         }
-        while let Some(line) = source.lines.front() {
+        while let Some((_, line)) = source.lines.front() {
             let more = cost(line);
             if size + more > MAX_BATCH {
                 break;
             }
             size += more;
             batch.cost += more;
-            batch.lines.extend(source.lines.pop_front());
+            batch.lines.extend(source.lines.pop_front().map(|(_, line)| line));
         }
         if source.lines.is_empty() {
             self.sources.remove(&id);
@@ -150,18 +203,15 @@ impl Buffer {
     }
 }
 
-fn dropped(lines: u64, bytes: u64, at: Timestamp) -> LogLine {
-    let output = format!(
-        "[berth agent: {lines} lines ({bytes} bytes) are missing here: the server was away and \
-         the agent's buffer of {MAX_BUFFER} bytes was full]"
-    );
-    LogLine { created_at: at, level: LogLevel::Warn, output }
-}
-
 impl Logs {
+    /// No lines yet; `clock` says when each is written.
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self { clock, buffer: Mutex::default(), wake: Notify::new(), room: Notify::new() }
+    }
+
     /// Adds a line. Waits for room while the server is there to make some.
     pub(crate) async fn push(&self, source: Uuid, name: &str, level: LogLevel, output: String) {
-        let line = LogLine { created_at: clock::now(), level, output };
+        let line = LogLine { created_at: self.clock.now(), level, output };
         let more = cost(&line);
         loop {
             let room = self.room.notified();
@@ -171,6 +221,7 @@ impl Logs {
             {
                 let mut buffer = self.lock();
                 if buffer.full {
+                    buffer.unsent.add(&line);
                     return;
                 }
                 if buffer.fits(more) || !buffer.online || buffer.closed {
@@ -187,7 +238,7 @@ impl Logs {
     pub(crate) fn new_identity(&self) {
         let mut buffer = self.lock();
         buffer.epoch += 1;
-        buffer.full = false;
+        buffer.settle_full();
     }
 
     /// Lets `deliver` end when nothing is left.
@@ -210,8 +261,12 @@ impl Logs {
             while let Some(batch) = self.take() {
                 self.send(&mut sender, batch).await;
             }
-            if self.lock().closed {
-                return;
+            {
+                let mut buffer = self.lock();
+                if buffer.closed {
+                    buffer.settle_full();
+                    return;
+                }
             }
             self.wake.notified().await;
             // Lines come in bursts; a batch of them costs the server what one costs.
@@ -244,10 +299,12 @@ impl Logs {
                 Err(error) => error,
             };
             if error.status().is_some_and(|status| status.as_u16() == 413) {
-                tracing::warn!("the server keeps no more lines of this agent; the rest is dropped");
-                self.lock().full = true;
-                self.settle(&batch, true);
-                return;
+                if self.fill(sender, &batch) {
+                    tracing::warn!(error = %error.explain(), "no more log lines are sent");
+                    return;
+                }
+                // It was said of the agent that this was before a claim.
+                continue;
             }
             if error.verdict() == Verdict::Never {
                 let lines = batch.lines.len();
@@ -305,6 +362,19 @@ impl Logs {
 
     fn take(&self) -> Option<Batch> {
         self.lock().take()
+    }
+
+    /// Takes note that the server is full, unless this is another agent by now.
+    fn fill(&self, sender: &Sender<'_>, batch: &Batch) -> bool {
+        {
+            let mut buffer = self.lock();
+            if buffer.epoch != sender.epoch {
+                return false;
+            }
+            buffer.fill(&batch.lines);
+        }
+        self.settle(batch, true);
+        true
     }
 
     fn settle(&self, batch: &Batch, online: bool) {
@@ -384,9 +454,30 @@ mod tests {
         assert!(buffer.sources.is_empty());
     }
 
+    #[test]
+    fn a_clock_that_is_set_back_changes_no_order() {
+        let mut buffer = Buffer::default();
+        let other = Uuid::from_u128(2);
+        buffer.append(SOURCE, "script", line(7200, "first"));
+        buffer.append(other, "script", line(10, "second"));
+        let order = [(); 2].map(|()| buffer.take().unwrap().lines.remove(0).output);
+        assert_eq!(order, ["first", "second"]);
+    }
+
+    #[test]
+    fn a_full_server_empties_the_buffer_and_all_is_counted() {
+        let mut buffer = Buffer::default();
+        for second in 0..10 {
+            buffer.append(SOURCE, "script", line(second, "text"));
+        }
+        buffer.fill(&[line(10, "in flight")]);
+        assert_eq!((buffer.unsent.lines, buffer.unsent.bytes, buffer.bytes), (11, 49, 0));
+        assert!(buffer.take().is_none());
+    }
+
     #[tokio::test]
     async fn a_writer_waits_for_room_only_while_the_server_is_there() {
-        let logs = Logs::default();
+        let logs = Logs::new(Clock::system());
         logs.lock().online = false;
         let text = "x".repeat(64 << 10);
         for _ in 0..100 {

@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::clock::Clock;
+
 /// The agent's secret. Neither `Debug` nor `Display` show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
@@ -44,6 +46,8 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// Intervals and deadlines.
     pub timing: Timing,
+    /// What tells the time of day: of log lines and reports, and for scripts that run by the clock.
+    pub clock: Clock,
 }
 
 impl fmt::Debug for Options {
@@ -112,6 +116,7 @@ mod tests {
             env: BTreeMap::from([("PASSWORD".to_owned(), "hunter2".to_owned())]),
             data_dir: PathBuf::from("/tmp"),
             timing: Timing::FIELD,
+            clock: Clock::system(),
         };
         let shown = format!("{options:?}");
         assert!(!shown.contains("s3cret") && !shown.contains("hunter2"), "{shown}");

@@ -7,7 +7,6 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::api::{CallError, Client, MetadataValue, Verdict};
-use crate::clock;
 use crate::manifest::AppHealth;
 use crate::options::Timing;
 use crate::retry::{Backoff, Trouble};
@@ -37,11 +36,10 @@ impl News for MetadataValue {
     const WHAT: &'static str = "metadata";
 
     async fn post(client: &Client, news: &BTreeMap<String, Self>) -> Result<(), CallError> {
-        let now = clock::now();
-        let aged = news.values().map(|value| Self {
-            age: now.duration_since(value.collected_at).as_secs().max(0),
-            ..value.clone()
-        });
+        let age = |value: &Self| i64::try_from(value.collected.elapsed().as_secs());
+        let aged = news
+            .values()
+            .map(|value| Self { age: age(value).unwrap_or(i64::MAX), ..value.clone() });
         let aged: Vec<_> = aged.collect();
         client.metadata(&aged).await
     }

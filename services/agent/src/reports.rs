@@ -8,7 +8,7 @@ use berth_domain::state::AgentLifecycle;
 use tokio::sync::Notify;
 
 use crate::api::{CallError, Client, Lifecycle, Startup, Verdict};
-use crate::clock;
+use crate::clock::Clock;
 use crate::options::Timing;
 use crate::retry::{Backoff, Trouble};
 
@@ -19,8 +19,9 @@ enum Report {
 }
 
 /// The reports not delivered yet. A life has some ten of them, so the queue needs no bound.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Reports {
+    clock: Clock,
     queue: Mutex<Queue>,
     wake: Notify,
 }
@@ -34,6 +35,11 @@ struct Queue {
 }
 
 impl Reports {
+    /// Nothing to tell yet; `clock` says when things happened.
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self { clock, queue: Mutex::default(), wake: Notify::new() }
+    }
+
     pub(crate) fn startup(&self, startup: Startup) {
         self.push(Report::Startup(startup));
     }
@@ -54,7 +60,7 @@ impl Reports {
             }
         }
         tracing::info!(%state, "lifecycle");
-        self.push(Report::Lifecycle(Lifecycle { state, changed_at: clock::now() }));
+        self.push(Report::Lifecycle(Lifecycle { state, changed_at: self.clock.now() }));
     }
 
     /// Forgets what was not delivered: it told of the agent this process was before a claim.
@@ -157,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_start_that_ends_during_shutdown_is_not_reported() {
-        let reports = Reports::default();
+        let reports = Reports::new(Clock::system());
         for state in [AgentLifecycle::ShuttingDown, AgentLifecycle::Ready, AgentLifecycle::Off] {
             reports.lifecycle(state);
         }
@@ -166,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_report_forgotten_while_in_flight_does_not_settle_its_successor() {
-        let reports = Reports::default();
+        let reports = Reports::new(Clock::system());
         reports.lifecycle(AgentLifecycle::Ready);
         let (in_flight, _) = reports.front().unwrap();
         reports.forget();

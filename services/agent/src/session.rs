@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use berth_domain::state::{AgentLifecycle, LogLevel};
 use futures_util::future::join_all;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use jiff::SignedDuration;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{Client, MetadataValue, Startup, http_client};
-use crate::clock;
+use crate::clock::Clock;
 use crate::cron::Cron;
 use crate::environment::Environment;
 use crate::leftovers::end_leftovers;
@@ -25,6 +26,9 @@ use crate::script::{Exit, Runner};
 
 /// Most that a wait for the next cron run sleeps: the clock may be set meanwhile.
 const CRON_NAP: Duration = Duration::from_secs(30);
+
+/// A clock that goes back by less than this was corrected; the runs of that time were made already.
+const SET_BACK: SignedDuration = SignedDuration::from_mins(1);
 
 /// What outlives a session.
 pub(crate) struct Shared {
@@ -128,7 +132,8 @@ impl Session {
             }
             shared.reports.lifecycle(start_state(&exits));
             for script in scripts.iter().filter(|script| !script.cron.is_empty()) {
-                tasks.spawn(run_by_cron(runner.clone(), script.clone(), stop.clone()));
+                let clock = shared.options.clock.clone();
+                tasks.spawn(run_by_cron(runner.clone(), script.clone(), clock, stop.clone()));
             }
         });
     }
@@ -167,7 +172,8 @@ impl Session {
         let news = Arc::new(Outbox::default());
         for item in metadata {
             let (runner, stop) = (self.runner.clone(), self.stop.clone());
-            self.tasks.spawn(gather(runner, item, Arc::clone(&news), stop));
+            let clock = self.shared.options.clock.clone();
+            self.tasks.spawn(gather(runner, item, Arc::clone(&news), clock, stop));
         }
         let shared = Arc::clone(&self.shared);
         self.spawn_until_stopped(async move {
@@ -227,7 +233,7 @@ fn subsystems(variables: &BTreeMap<String, String>) -> Vec<String> {
 }
 
 /// Runs a script whenever its cron expression says, never twice at once.
-async fn run_by_cron(runner: Runner, script: Script, stop: CancellationToken) {
+async fn run_by_cron(runner: Runner, script: Script, clock: Clock, stop: CancellationToken) {
     let cron: Cron = match script.cron.parse() {
         Ok(cron) => cron,
         Err(error) => {
@@ -238,20 +244,24 @@ async fn run_by_cron(runner: Runner, script: Script, stop: CancellationToken) {
     let zone = jiff::tz::TimeZone::system();
     loop {
         // From the end of the last run on: a moment that passed during it is skipped.
-        let now = clock::now().to_zoned(zone.clone());
-        let Some(next) = cron.next_after(&now).map(|next| next.timestamp()) else {
+        let since = clock.now();
+        let next = cron.next_after(&since.to_zoned(zone.clone()));
+        let Some(next) = next.map(|next| next.timestamp()) else {
             let text = format!("not scheduled: {:?} never comes", script.cron);
             runner.log(&script, LogLevel::Error, text).await;
             return;
         };
-        loop {
-            let left = Duration::try_from(next.duration_since(clock::now())).unwrap_or_default();
-            if left.is_zero() {
-                break;
-            }
+        let mut now = since;
+        while now < next && since.duration_since(now) < SET_BACK {
+            let left = Duration::try_from(next.duration_since(now)).unwrap_or_default();
             if stop.run_until_cancelled(sleep(left.min(CRON_NAP))).await.is_none() {
                 return;
             }
+            now = clock.now();
+        }
+        if now < next {
+            // The clock was set back: `next` may be hours away that have runs of their own.
+            continue;
         }
         runner.run(&script, &stop).await;
         if stop.is_cancelled() {
@@ -295,6 +305,7 @@ async fn gather(
     runner: Runner,
     metadata: Metadata,
     news: Arc<Outbox<MetadataValue>>,
+    clock: Clock,
     stop: CancellationToken,
 ) {
     let mut ticks = interval(Duration::from_secs(metadata.interval.max(1)));
@@ -309,8 +320,9 @@ async fn gather(
             Err(error) => (String::new(), error),
         };
         let key = metadata.key.clone();
-        let collected_at = clock::now();
-        news.put(key.clone(), MetadataValue { key, value, error, collected_at, age: 0 });
+        let (collected_at, collected) = (clock.now(), Instant::now());
+        let value = MetadataValue { key, value, error, collected_at, age: 0, collected };
+        news.put(value.key.clone(), value);
         if metadata.interval == 0 {
             return;
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::support::{
     ALICE, Api, PREBUILDS_USER, Reinit, Seen, TOKEN, claim_event, manifest, startup_script,
 };
-use berth_agent::{Options, Timing, Token};
+use berth_agent::{Clock, Options, Timing, Token};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -49,6 +49,7 @@ impl Agent {
             ]),
             data_dir: home.path().join("data"),
             timing,
+            clock: Clock::system(),
         };
         let task = tokio::spawn(berth_agent::run(options, shutdown.clone()));
         Self { home, shutdown: shutdown.clone(), task, _stop: shutdown.drop_guard() }
