@@ -13,6 +13,7 @@ mod preset;
 mod promotion;
 mod race;
 mod reinit;
+mod shell;
 mod template;
 mod trace;
 
