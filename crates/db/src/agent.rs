@@ -155,7 +155,9 @@ pub async fn mark_startup(
     Ok(())
 }
 
-/// Writes down where an agent is in its life. Starting again clears when it was ready.
+/// Writes down where an agent is in its life. Starting again clears when it was ready. An agent's
+/// clock may be off: nothing happens before the agent was made, after `now`, or before what came
+/// first.
 #[tracing::instrument(name = "db.agent.mark_lifecycle", skip_all, fields(agent.id = %id, %state), err)]
 pub async fn mark_lifecycle(
     db: impl Executor<'_>,
@@ -168,9 +170,11 @@ pub async fn mark_lifecycle(
         "
         update workspace_agents
         set lifecycle_state = $2, updated_at = $4,
-            started_at = case when $2 = 'starting' then $3 else started_at end,
+            started_at = case when $2 = 'starting' then greatest(created_at, least($3::timestamptz, $4))
+                              else started_at end,
             ready_at = case when $2 = 'starting' then null
-                            when $2 in ('ready', 'start_error', 'start_timeout') then $3
+                            when $2 in ('ready', 'start_error', 'start_timeout')
+                                then greatest(created_at, started_at, least($3, $4))
                             else ready_at end
         where id = $1",
         id.0,
@@ -324,7 +328,8 @@ pub async fn mark_app_health(
     Ok(done.rows_affected())
 }
 
-/// Adds values of an agent's metadata; `values` is an object by key.
+/// Adds values of an agent's metadata; `values` is an object by key. Keys that the template does not
+/// name are left out.
 #[tracing::instrument(name = "db.agent.mark_metadata", skip_all, fields(agent.id = %agent), err)]
 pub async fn mark_metadata(
     db: impl Executor<'_>,
@@ -332,7 +337,15 @@ pub async fn mark_metadata(
     values: &Value,
 ) -> Result<(), DbError> {
     sqlx::query!(
-        "update workspace_agents set metadata_values = metadata_values || $2 where id = $1",
+        "
+        update workspace_agents a
+        set metadata_values = a.metadata_values || coalesce((
+            select jsonb_object_agg(it.key, it.value) from jsonb_each($2) it
+            where exists (
+                select from jsonb_array_elements(a.metadata) named where named->>'key' = it.key
+            )
+        ), '{}')
+        where a.id = $1",
         agent.0,
         values
     )
@@ -341,27 +354,34 @@ pub async fn mark_metadata(
     Ok(())
 }
 
-/// Inserts where log lines of an agent come from; a known one gets its new name.
+/// Most sources of log lines that an agent may have.
+pub const MAX_LOG_SOURCES: i64 = 256;
+
+/// Inserts where log lines of an agent come from; a known one gets its new name. `false`: there are
+/// [`MAX_LOG_SOURCES`] already.
 #[tracing::instrument(name = "db.agent.insert_log_source", skip_all, fields(agent.id = %source.agent_id), err)]
 pub async fn insert_log_source(
     db: impl Executor<'_>,
     source: &view::LogSource,
-) -> Result<(), DbError> {
-    sqlx::query!(
+) -> Result<bool, DbError> {
+    let done = sqlx::query!(
         "
         insert into workspace_agent_log_sources (id, agent_id, display_name, icon, created_at)
-        values ($1, $2, $3, $4, $5)
+        select $1, $2, $3, $4, $5
+        where (select count(*) from workspace_agent_log_sources where agent_id = $2 and id <> $1)
+              < $6
         on conflict (agent_id, id) do update
         set display_name = excluded.display_name, icon = excluded.icon",
         source.id.0,
         source.agent_id.0,
         source.display_name,
         source.icon,
-        at(source.created_at)
+        at(source.created_at),
+        MAX_LOG_SOURCES
     )
     .execute(db)
     .await?;
-    Ok(())
+    Ok(done.rows_affected() == 1)
 }
 
 /// Whether a log source of the agent is known.

@@ -1,5 +1,5 @@
-//! Log lines of agents. An agent keeps at most [`MAX_BYTES`]; what comes after is dropped and the
-//! agent is marked as overflowed.
+//! Log lines of agents. An agent keeps at most [`MAX_BYTES`]; the first line that does not fit and all
+//! after it are dropped, and the agent is marked as overflowed.
 
 use berth_domain::id::{AgentId, LogSourceId};
 use jiff::Timestamp;
@@ -25,49 +25,74 @@ pub struct Line {
     pub output: String,
 }
 
-/// Stores lines in order. `false`: they do not fit any more, none was stored, and the agent is
-/// marked as overflowed.
+/// What became of lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// How many were stored, from the first on.
+    pub lines: usize,
+    /// Whether the agent keeps no more.
+    pub is_full: bool,
+    /// Whether these lines made it so.
+    pub has_filled: bool,
+}
+
+/// Stores lines in order, up to the first that does not fit. Times that an agent's clock cannot know,
+/// before the agent was and after `now`, are put right.
 #[tracing::instrument(name = "db.agent_log.insert", level = "debug", skip_all, fields(agent.id = %agent, lines = lines.len()), err)]
 pub async fn insert(
     db: impl Executor<'_>,
     agent: AgentId,
     lines: &[Line],
-) -> Result<bool, DbError> {
-    let bytes = lines.iter().map(|line| line.output.len()).sum::<usize>();
-    let bytes = i32::try_from(bytes).unwrap_or(MAX_BYTES + 1).min(MAX_BYTES + 1);
+    now: Timestamp,
+) -> Result<Stored, DbError> {
     let sources: Vec<Uuid> = lines.iter().map(|line| line.source_id.0).collect();
     let times: Vec<jiff_sqlx::Timestamp> = lines.iter().map(|line| at(line.created_at)).collect();
     let levels: Vec<String> = lines.iter().map(|line| line.level.clone()).collect();
     let outputs: Vec<String> = lines.iter().map(|line| line.output.clone()).collect();
-    let fits = sqlx::query_scalar!(
+    let row = sqlx::query!(
         r#"
         with agent as (
-            update workspace_agents
-            set logs_length = case when logs_length + $2 <= $3 then logs_length + $2
-                                   else logs_length end,
-                logs_overflowed = logs_overflowed or logs_length + $2 > $3
-            where id = $1
-            returning id, not logs_overflowed as fits
+            select id, created_at, logs_length, logs_overflowed
+            from workspace_agents where id = $1 for no key update
+        ), wanted as (
+            select l.*, a.logs_length + sum(octet_length(l.output)) over (order by l.place) as upto,
+                   greatest(a.created_at, least(l.written_at, $6)) as at
+            from agent a, unnest($2::uuid[], $3::timestamptz[], $4::text[], $5::text[])
+                with ordinality as l (source, written_at, level, output, place)
+            where not a.logs_overflowed
         ), lines as (
             insert into workspace_agent_logs (agent_id, log_source_id, created_at, level, output)
-            select a.id, l.source, l.created_at, l.level, l.output
-            from agent a, unnest($4::uuid[], $5::timestamptz[], $6::text[], $7::text[])
-                with ordinality as l (source, created_at, level, output, place)
-            where a.fits
-            order by l.place
+            select $1, source, at, level, output from wanted where upto <= $7 order by place
+        ), fate as (
+            select count(*) filter (where upto <= $7) as stored,
+                   coalesce(max(upto) filter (where upto <= $7), 0) as bytes,
+                   count(*) filter (where upto > $7) > 0 as overflows
+            from wanted
+        ), marked as (
+            update workspace_agents a
+            set logs_length = greatest(a.logs_length, f.bytes),
+                logs_overflowed = a.logs_overflowed or f.overflows
+            from fate f where a.id = $1 and (f.stored > 0 or f.overflows)
         )
-        select fits as "fits!" from agent"#,
+        select f.stored as "stored!", a.logs_overflowed or f.overflows as "is_full!",
+               f.overflows as "has_filled!"
+        from fate f, agent a"#,
         agent.0,
-        bytes,
-        MAX_BYTES,
         &sources,
         &times,
         &levels,
-        &outputs
+        &outputs,
+        at(now),
+        i64::from(MAX_BYTES)
     )
     .fetch_optional(db)
     .await?;
-    Ok(fits.unwrap_or_default())
+    // An agent that is gone keeps nothing.
+    Ok(row.map_or(Stored { lines: 0, is_full: true, has_filled: false }, |row| Stored {
+        lines: usize::try_from(row.stored).unwrap_or_default(),
+        is_full: row.is_full,
+        has_filled: row.has_filled,
+    }))
 }
 
 /// Up to `limit` lines of an agent after the line `after`, in order.

@@ -1,5 +1,8 @@
 //! What agents ask and report.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use axum::Router;
@@ -28,6 +31,8 @@ const NOTE_EVERY: SignedDuration = SignedDuration::from_secs(60);
 const METADATA_MAX: usize = 2048;
 /// Most lines in one report.
 const LINES_MAX: usize = 10_000;
+/// Most characters kept of a log source's name and of its icon's address.
+const SOURCE_MAX: usize = 1024;
 
 /// Routes of agents.
 pub(crate) fn routes() -> Router<App> {
@@ -159,8 +164,7 @@ async fn lifecycle(
     heard(&app, &agent).await?;
     let mut work = app.begin().await?;
     let now = work.now();
-    // An agent's clock may be ahead of ours.
-    let at = body.changed_at.map_or(now, |at| at.min(now));
+    let at = body.changed_at.unwrap_or(now);
     agent::lock_workspace(work.conn(), agent.workspace_id).await?;
     agent::mark_lifecycle(work.conn(), agent.id, body.state, at, now).await?;
     let moved: Option<Moved> = match body.state {
@@ -210,11 +214,14 @@ async fn log_source(
     let source = view::LogSource {
         id: body.id,
         agent_id: caller.agent.id,
-        display_name: body.display_name,
-        icon: body.icon,
+        display_name: kept(&body.display_name, SOURCE_MAX),
+        icon: kept(&body.icon, SOURCE_MAX),
         created_at: app.now(),
     };
-    agent::insert_log_source(app.db(), &source).await?;
+    if !agent::insert_log_source(app.db(), &source).await? {
+        let most = agent::MAX_LOG_SOURCES;
+        return Err(ApiError::field("id", format!("is one more than the {most} of an agent")));
+    }
     Ok(Json(workspace_view::log_source_json(&source)))
 }
 
@@ -233,11 +240,13 @@ struct LogEntry {
     output: String,
 }
 
+/// Stores lines up to what an agent keeps. Past that the answer is 413, whose text says how many of
+/// these were stored: the agent need not send any more.
 async fn logs(
     State(app): State<App>,
     caller: AgentCaller,
     Json(body): Json<PatchLogs>,
-) -> Result<Json<Message>, ApiError> {
+) -> Result<(StatusCode, Json<Message>), ApiError> {
     if body.logs.len() > LINES_MAX {
         return Err(ApiError::field(
             "logs",
@@ -245,8 +254,9 @@ async fn logs(
         ));
     }
     if body.logs.is_empty() {
-        return Ok(Json(Message::new("No lines were sent.")));
+        return Ok((StatusCode::OK, Json(Message::new("No lines were sent."))));
     }
+    let agent = caller.agent;
     let lines: Vec<Line> = body
         .logs
         .into_iter()
@@ -259,14 +269,21 @@ async fn logs(
             output: it.output.replace('\0', ""),
         })
         .collect();
-    // Past the bound it is no failure of the agent: the lines are dropped, and the agent is marked.
-    let said = if agent_log::insert(app.db(), caller.agent.id, &lines).await? {
-        format!("{} lines were stored.", lines.len())
-    } else {
-        let most = agent_log::MAX_BYTES;
-        format!("{} lines were dropped: an agent keeps {most} bytes of logs.", lines.len())
-    };
-    Ok(Json(Message::new(said)))
+    let mut work = app.begin().await?;
+    let now = work.now();
+    let stored = agent_log::insert(work.conn(), agent.id, &lines, now).await?;
+    if stored.has_filled {
+        let revision = workspace::bump(work.conn(), agent.workspace_id).await?;
+        work.emit(changed(&agent, WorkspaceVerb::Updated, revision.unwrap_or_default()));
+    }
+    work.commit().await?;
+    let (of, kept) = (lines.len(), stored.lines);
+    if !stored.is_full {
+        return Ok((StatusCode::OK, Json(Message::new(format!("{kept} lines were stored.")))));
+    }
+    let most = agent_log::MAX_BYTES;
+    let said = format!("{kept} of {of} lines were stored: an agent keeps {most} bytes of logs.");
+    Ok((StatusCode::PAYLOAD_TOO_LARGE, Json(Message::new(said))))
 }
 
 #[derive(Debug, Deserialize)]
@@ -334,22 +351,28 @@ async fn metadata(
     caller: AgentCaller,
     Json(body): Json<Metadata>,
 ) -> Result<StatusCode, ApiError> {
-    let cut = |text: &str| text.replace('\0', "").chars().take(METADATA_MAX).collect::<String>();
+    let now = app.now();
     let values: serde_json::Map<String, Value> = body
         .metadata
         .iter()
         .map(|it| {
             let value = json!({
-                "value": cut(&it.value),
-                "error": cut(&it.error),
-                "collected_at": it.collected_at,
+                "value": kept(&it.value, METADATA_MAX),
+                "error": kept(&it.error, METADATA_MAX),
+                // An agent's clock may be ahead of ours.
+                "collected_at": it.collected_at.map(|at| at.min(now)),
                 "age": it.age,
             });
-            (it.key.clone(), value)
+            (kept(&it.key, METADATA_MAX), value)
         })
         .collect();
     agent::mark_metadata(app.db(), caller.agent.id, &Value::Object(values)).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// What is kept of a text: its first characters, without those that Postgres does not take.
+fn kept(text: &str, most: usize) -> String {
+    text.replace('\0', "").chars().take(most).collect()
 }
 
 /// Berth keeps no SSH keys for people.

@@ -296,6 +296,20 @@ pub(crate) fn agent_status(agent: &Agent, now: Timestamp) -> &'static str {
     if is_lost { "disconnected" } else { "connected" }
 }
 
+/// Since when its status is what it is. As agents' lives are noted once a minute, one that went silent
+/// may have done so up to a minute later.
+fn status_since(agent: &Agent, now: Timestamp) -> Timestamp {
+    match agent_status(agent, now) {
+        "timeout" => {
+            let timeout = SignedDuration::from_secs(agent.connection_timeout_seconds.into());
+            agent.created_at.checked_add(timeout).unwrap_or(now)
+        }
+        "disconnected" => agent.last_connected_at.unwrap_or(agent.created_at),
+        "connected" => agent.first_connected_at.unwrap_or(agent.created_at),
+        _ => agent.created_at,
+    }
+}
+
 /// Why an agent is not healthy, if it is not.
 fn unhealthy(agent: &Agent, now: Timestamp) -> Option<&'static str> {
     match (agent_status(agent, now), agent.lifecycle) {
@@ -332,6 +346,7 @@ fn agent_json(agent: &Agent, parts: &Parts, now: Timestamp) -> Value {
         "started_at": agent.started_at,
         "ready_at": agent.ready_at,
         "status": agent_status(agent, now),
+        "status_since": status_since(agent, now),
         "lifecycle_state": agent.lifecycle,
         "name": agent.name,
         "resource_id": agent.resource_id,
