@@ -60,10 +60,17 @@ struct Buffer {
 #[derive(Debug, Default)]
 struct Source {
     name: String,
-    /// With their place among the lines of all sources.
-    lines: VecDeque<(u64, LogLine)>,
+    lines: VecDeque<Waiting>,
     /// What was dropped before these.
     dropped: Dropped,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// Among the lines of all sources.
+    place: u64,
+    cost: usize,
+    line: LogLine,
 }
 
 #[derive(Debug, Default)]
@@ -125,21 +132,20 @@ impl Buffer {
         self.bytes + more <= MAX_BUFFER
     }
 
-    fn append(&mut self, id: Uuid, name: &str, line: LogLine) {
-        let more = cost(&line);
-        while !self.fits(more) && self.drop_oldest() {}
-        self.bytes += more;
+    fn append(&mut self, id: Uuid, name: &str, line: LogLine, cost: usize) {
+        while !self.fits(cost) && self.drop_oldest() {}
+        self.bytes += cost;
         let source = self.sources.entry(id).or_default();
         if source.name != name {
             name.clone_into(&mut source.name);
         }
-        source.lines.push_back((self.next, line));
+        source.lines.push_back(Waiting { place: self.next, cost, line });
         self.next += 1;
     }
 
     /// The source whose next line is the oldest.
     fn oldest(&self) -> Option<Uuid> {
-        let next = |(id, source): (&Uuid, &Source)| Some((source.lines.front()?.0, *id));
+        let next = |(id, source): (&Uuid, &Source)| Some((source.lines.front()?.place, *id));
         self.sources.iter().filter_map(next).min().map(|(_, id)| id)
     }
 
@@ -148,8 +154,8 @@ impl Buffer {
         self.full = true;
         unsent.iter().for_each(|line| self.unsent.add(line));
         for (_, source) in std::mem::take(&mut self.sources) {
-            for (_, line) in source.lines {
-                self.bytes -= cost(&line);
+            for Waiting { line, cost, .. } in source.lines {
+                self.bytes -= cost;
                 self.unsent.add(&line);
             }
         }
@@ -167,9 +173,9 @@ impl Buffer {
         let Some(source) = self.oldest().and_then(|id| self.sources.get_mut(&id)) else {
             return false;
         };
-        let Some((_, line)) = source.lines.pop_front() else { return false };
+        let Some(Waiting { line, cost, .. }) = source.lines.pop_front() else { return false };
         source.dropped.add(&line);
-        self.bytes -= cost(&line);
+        self.bytes -= cost;
         true
     }
 
@@ -187,14 +193,13 @@ impl Buffer {
             size += cost(&line);
             batch.lines.push(line);
         }
-        while let Some((_, line)) = source.lines.front() {
-            let more = cost(line);
-            if size + more > MAX_BATCH {
+        while let Some(Waiting { cost, .. }) = source.lines.front() {
+            if size + cost > MAX_BATCH {
                 break;
             }
-            size += more;
-            batch.cost += more;
-            batch.lines.extend(source.lines.pop_front().map(|(_, line)| line));
+            size += cost;
+            batch.cost += cost;
+            batch.lines.extend(source.lines.pop_front().map(|it| it.line));
         }
         if source.lines.is_empty() {
             self.sources.remove(&id);
@@ -225,7 +230,7 @@ impl Logs {
                     return;
                 }
                 if buffer.fits(more) || !buffer.online || buffer.closed {
-                    buffer.append(source, name, line);
+                    buffer.append(source, name, line, more);
                     break;
                 }
             }
@@ -419,12 +424,17 @@ mod tests {
         }
     }
 
+    fn append(buffer: &mut Buffer, source: Uuid, line: LogLine) {
+        let cost = cost(&line);
+        buffer.append(source, "script", line, cost);
+    }
+
     #[test]
     fn a_full_buffer_keeps_the_newest_lines_and_says_what_went() {
         let mut buffer = Buffer::default();
         let text = "x".repeat(64 << 10);
         for second in 0..100 {
-            buffer.append(SOURCE, "script", line(second, &text));
+            append(&mut buffer, SOURCE, line(second, &text));
             assert!(buffer.bytes <= MAX_BUFFER);
         }
         let kept = i64::try_from(buffer.sources[&SOURCE].lines.len()).unwrap();
@@ -441,7 +451,7 @@ mod tests {
         let mut buffer = Buffer::default();
         for second in 0..2000 {
             let source = Uuid::from_u128(u128::from(second % 3 == 0));
-            buffer.append(source, "script", line(second.into(), &"\"é\u{1b}".repeat(100)));
+            append(&mut buffer, source, line(second.into(), &"\"é\u{1b}".repeat(100)));
         }
         let mut lines = 0;
         while let Some(batch) = buffer.take() {
@@ -458,8 +468,8 @@ mod tests {
     fn a_clock_that_is_set_back_changes_no_order() {
         let mut buffer = Buffer::default();
         let other = Uuid::from_u128(2);
-        buffer.append(SOURCE, "script", line(7200, "first"));
-        buffer.append(other, "script", line(10, "second"));
+        append(&mut buffer, SOURCE, line(7200, "first"));
+        append(&mut buffer, other, line(10, "second"));
         let order = [(); 2].map(|()| buffer.take().unwrap().lines.remove(0).output);
         assert_eq!(order, ["first", "second"]);
     }
@@ -468,7 +478,7 @@ mod tests {
     fn a_full_server_empties_the_buffer_and_all_is_counted() {
         let mut buffer = Buffer::default();
         for second in 0..10 {
-            buffer.append(SOURCE, "script", line(second, "text"));
+            append(&mut buffer, SOURCE, line(second, "text"));
         }
         buffer.fill(&[line(10, "in flight")]);
         assert_eq!((buffer.unsent.lines, buffer.unsent.bytes, buffer.bytes), (11, 49, 0));

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-const QUICK: Timing = Timing {
+pub(crate) const QUICK: Timing = Timing {
     heartbeat: Duration::from_millis(20),
     log_flush: Duration::from_millis(10),
     retry_min: Duration::from_millis(5),
@@ -24,19 +24,24 @@ const QUICK: Timing = Timing {
     shutdown: Duration::from_secs(9),
 };
 
-struct Agent {
-    home: TempDir,
+pub(crate) struct Agent {
+    pub(crate) home: TempDir,
     shutdown: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
     _stop: DropGuard,
 }
 
 impl Agent {
-    fn start(api: &Api) -> Self {
+    pub(crate) fn start(api: &Api) -> Self {
         Self::with(api, QUICK)
     }
 
     fn with(api: &Api, timing: Timing) -> Self {
+        Self::at(api, timing, Clock::system())
+    }
+
+    /// An agent whose machine's clock is `clock`.
+    pub(crate) fn at(api: &Api, timing: Timing, clock: Clock) -> Self {
         let home = tempfile::tempdir().unwrap();
         let shutdown = CancellationToken::new();
         let options = Options {
@@ -49,17 +54,17 @@ impl Agent {
             ]),
             data_dir: home.path().join("data"),
             timing,
-            clock: Clock::system(),
+            clock,
         };
         let task = tokio::spawn(berth_agent::run(options, shutdown.clone()));
         Self { home, shutdown: shutdown.clone(), task, _stop: shutdown.drop_guard() }
     }
 
-    fn file(&self, name: &str) -> String {
+    pub(crate) fn file(&self, name: &str) -> String {
         std::fs::read_to_string(self.home.path().join(name)).unwrap_or_default()
     }
 
-    async fn end(self) -> TempDir {
+    pub(crate) async fn end(self) -> TempDir {
         self.shutdown.cancel();
         tokio::time::timeout(Duration::from_secs(10), self.task).await.unwrap().unwrap().unwrap();
         self.home
@@ -67,7 +72,7 @@ impl Agent {
 }
 
 /// Whether the process whose number is in `file` lives.
-fn lives(file: &Path) -> bool {
+pub(crate) fn lives(file: &Path) -> bool {
     let pid = std::fs::read_to_string(file).unwrap();
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
     !stat.is_empty() && !stat.contains(") Z")

@@ -10,7 +10,7 @@ use berth_agent::{resume_local, retarget_local, stop_local};
 use tempfile::TempDir;
 
 /// The agent program: this crate's example, which `cargo test` builds along with the tests.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let deps = std::env::current_exe().unwrap();
     let program = deps.parent().unwrap().parent().unwrap().join("examples/berth-agent");
     assert!(

@@ -56,6 +56,13 @@ pub(crate) struct Seen {
     /// (source, level, output), as stored.
     pub(crate) logs: Vec<(String, String, String)>,
     pub(crate) largest_patch: usize,
+    /// When each line was written, as stored.
+    pub(crate) log_times: Vec<String>,
+    /// Lines that are still kept; 413 says that these do not fit.
+    pub(crate) room: Option<usize>,
+    pub(crate) overflows: usize,
+    /// Calls with a token that is not known.
+    pub(crate) refused: usize,
     pub(crate) apps: Vec<Value>,
     pub(crate) metadata: Vec<Value>,
     streams: Vec<mpsc::Sender<Result<Bytes, std::io::Error>>>,
@@ -226,9 +233,11 @@ async fn check(State(api): State<Api>, request: Request, next: middleware::Next)
             .into_response();
     }
     if request.headers().get("Coder-Session-Token").is_none_or(|it| *it != token) {
-        if request.uri().path().ends_with("/manifest") {
-            api.change(|seen| seen.manifest_requests += 1);
-        }
+        let of_manifest = usize::from(request.uri().path().ends_with("/manifest"));
+        api.change(|seen| {
+            seen.manifest_requests += of_manifest;
+            seen.refused += 1;
+        });
         let body = json!({"message": "Workspace agent not authorized."});
         return (StatusCode::UNAUTHORIZED, Json(body)).into_response();
     }
@@ -270,6 +279,7 @@ async fn record(State(api): State<Api>, request: Request) -> StatusCode {
     let size = body.len();
     let body: Value = serde_json::from_slice(&body).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let mut status = StatusCode::NO_CONTENT;
     api.change(|seen| match call.as_str() {
         "POST startup" => seen.startups.push(body),
         "POST report-lifecycle" => {
@@ -282,7 +292,14 @@ async fn record(State(api): State<Api>, request: Request) -> StatusCode {
             let source = text(&body["log_source_id"]);
             assert!(seen.sources.contains(&source), "log source {source} was not registered");
             seen.largest_patch = seen.largest_patch.max(size);
-            for line in body["logs"].as_array().unwrap() {
+            let lines = body["logs"].as_array().unwrap();
+            if seen.room.is_some_and(|room| seen.logs.len() + lines.len() > room) {
+                seen.overflows += 1;
+                status = StatusCode::PAYLOAD_TOO_LARGE;
+                return;
+            }
+            for line in lines {
+                seen.log_times.push(text(&line["created_at"]));
                 seen.logs.push((source.clone(), text(&line["level"]), text(&line["output"])));
             }
         }
@@ -290,5 +307,5 @@ async fn record(State(api): State<Api>, request: Request) -> StatusCode {
         "POST metadata" => seen.metadata.extend(body["metadata"].as_array().unwrap().clone()),
         other => panic!("no such call: {other}"),
     });
-    StatusCode::NO_CONTENT
+    status
 }
