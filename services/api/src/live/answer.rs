@@ -182,7 +182,9 @@ fn joined(mut messages: Vec<Encoded>) -> Bytes {
         return message.sse;
     }
     let mut bytes = Vec::with_capacity(messages.iter().map(|it| it.sse.len()).sum());
-    messages.iter().for_each(|it| bytes.extend_from_slice(&it.sse));
+    for message in &messages {
+        bytes.extend_from_slice(&message.sse);
+    }
     bytes.into()
 }
 

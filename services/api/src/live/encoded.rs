@@ -123,6 +123,7 @@ mod tests {
     #[test]
     fn a_name_cannot_end_a_message_early() {
         let data = Encoded::data(&json!({ "name": "a\n\nevent: data" }));
-        assert_eq!(data.sse.iter().filter(|it| **it == b'\n').count(), 3);
+        let text = std::str::from_utf8(&data.sse).unwrap();
+        assert_eq!(text.lines().count(), 3);
     }
 }

@@ -407,3 +407,6 @@ impl Drop for Watcher {
         self.hub.watchers.dec();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ pub(crate) const TICK: Duration = Duration::from_millis(500);
 /// looked at less often.
 const BATCH: usize = 512;
 /// A session that could not be looked at for this long ends its streams.
-const BLIND: Duration = Duration::from_secs(60);
+const BLIND: Duration = Duration::from_mins(1);
 
 const ENDED: &str = "The session or token of this stream has ended.";
 const UNKNOWN: &str = "The session of this stream could not be checked for too long.";

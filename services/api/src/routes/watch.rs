@@ -112,7 +112,8 @@ impl Source for One {
             // Before the look: what is told meanwhile may be of something later.
             self.notices.borrow_and_update();
             let mut look = LOOK_EVERY;
-            match self.watched.look(&self.app).await {
+            // Boxed, so that a watcher who waits is small.
+            match Box::pin(self.watched.look(&self.app)).await {
                 // It may have changed hands, and so may the reader's roles.
                 Ok(Some(shown)) => match self.kept.may_read(&shown.resource) {
                     Ok(true) if self.revision.is_none_or(|it| it < shown.revision) => {

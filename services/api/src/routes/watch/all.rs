@@ -93,10 +93,11 @@ impl All {
 
     async fn turn(&mut self, ping: Instant) -> Turn {
         let Self { live, bus, kept, sight, place } = self;
+        // What is rare is large, and boxed so that a watcher who waits is small.
         let step = async {
             match place {
-                Place::New => Turn::Join(begin(live, sight).await),
-                Place::Past(past) => past.step(live, bus, sight).await,
+                Place::New => Turn::Join(Box::pin(begin(live, sight)).await),
+                Place::Past(past) => Box::pin(past.step(live, bus, sight)).await,
                 Place::Live(watcher) => Turn::Tell(watcher.next().await),
                 Place::Over => std::future::pending().await,
             }
@@ -175,7 +176,7 @@ impl Past {
                 }
                 match tokio::time::timeout(SILENCE, reading.stored.next()).await {
                     Ok(Some(Ok(delivery))) => {
-                        let told = self.pass_on(delivery, sight);
+                        let told = self.pass_on(&delivery, sight);
                         if !told.is_empty() {
                             return Turn::Tell(told);
                         }
@@ -239,8 +240,8 @@ impl Past {
     }
 
     /// This update and those that are there already.
-    fn pass_on(&mut self, delivery: Delivery, sight: &Sight) -> Vec<Encoded> {
-        let mut told = self.pass_one_on(&delivery, sight);
+    fn pass_on(&mut self, delivery: &Delivery, sight: &Sight) -> Vec<Encoded> {
+        let mut told = self.pass_one_on(delivery, sight);
         while told.len() < BATCH {
             let stored = self.reading.as_mut().map(|it| it.stored.next().now_or_never());
             match stored.flatten().flatten() {
