@@ -23,6 +23,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// A manifest holds scripts, which people write; ten thousand long ones fit.
 const MAX_MANIFEST: usize = 16 << 20;
 const MAX_ERROR_BODY: usize = 64 << 10;
+/// Connections kept open for the next call: of all that goes on at the same time, few calls do.
+const MAX_IDLE: usize = 2;
 
 /// What a failed call means for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,9 @@ pub(crate) enum CallError {
     /// An answer that says no.
     #[error("{call}: the server answered {status}: {message}")]
     Status { call: &'static str, status: StatusCode, message: String },
+    /// An answer of something else: a proxy that has no server behind it, for the moment.
+    #[error("{call}: not Berth but something before it answered {status}")]
+    Foreign { call: &'static str, status: StatusCode },
     /// An answer that is not what it should be.
     #[error("{call}: the answer is not understood: {reason}")]
     Body { call: &'static str, reason: String },
@@ -75,7 +80,14 @@ impl CallError {
                 408 | 425 | 429 | 500..=599 => Verdict::Later,
                 _ => Verdict::Never,
             },
-            Self::Transport { .. } | Self::Silence { .. } | Self::Body { .. } => Verdict::Later,
+            // Less than it takes; and that will not change.
+            Self::Foreign { status, .. } if *status == StatusCode::PAYLOAD_TOO_LARGE => {
+                Verdict::Never
+            }
+            Self::Transport { .. }
+            | Self::Silence { .. }
+            | Self::Foreign { .. }
+            | Self::Body { .. } => Verdict::Later,
         }
     }
 
@@ -256,7 +268,7 @@ impl Client {
             Err(ConnectError::Refused(response)) => {
                 let status = response.status();
                 let body = read(CALL, response, MAX_ERROR_BODY).await.unwrap_or_default();
-                Err(CallError::Status { call: CALL, status, message: message_of(&body) })
+                Err(refusal(CALL, status, &body))
             }
             Err(ConnectError::Transport(source)) => {
                 Err(CallError::Transport { call: CALL, source })
@@ -299,7 +311,19 @@ impl Client {
             return Ok(response);
         }
         let body = read(call, response, MAX_ERROR_BODY).await.unwrap_or_default();
-        Err(CallError::Status { call, status, message: message_of(&body) })
+        Err(refusal(call, status, &body))
+    }
+}
+
+/// What an answer that says no means. Berth says why; a `404` of anything else says nothing about what
+/// was asked.
+fn refusal(call: &'static str, status: StatusCode, body: &[u8]) -> CallError {
+    let is_ours = serde_json::from_slice::<ErrorBody>(body).is_ok();
+    let is_foreign = status.is_client_error() && !matches!(status.as_u16(), 401 | 403) && !is_ours;
+    if is_foreign {
+        CallError::Foreign { call, status }
+    } else {
+        CallError::Status { call, status, message: message_of(body) }
     }
 }
 
@@ -311,6 +335,7 @@ pub(crate) fn http_client() -> anyhow::Result<reqwest::Client> {
         reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
+            .pool_max_idle_per_host(MAX_IDLE)
             .user_agent(concat!("berth-agent/", env!("CARGO_PKG_VERSION")))
     };
     builder()
@@ -347,5 +372,26 @@ pub(crate) fn message_of(body: &[u8]) -> String {
         Err(_) => {
             String::from_utf8_lossy(body).lines().next().unwrap_or_default().trim().to_owned()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_no_of_the_server_itself_is_final() {
+        let verdict = |status, body: &str| {
+            let status = StatusCode::from_u16(status).unwrap();
+            refusal("call", status, body.as_bytes()).verdict()
+        };
+        let ours = r#"{"message": "no"}"#;
+        assert_eq!(verdict(400, ours), Verdict::Never);
+        assert_eq!(verdict(404, ours), Verdict::Never);
+        assert_eq!(verdict(404, "default backend - 404"), Verdict::Later);
+        assert_eq!(verdict(400, ""), Verdict::Later);
+        assert_eq!(verdict(413, "<html>"), Verdict::Never);
+        assert_eq!(verdict(401, ""), Verdict::Refused);
+        assert_eq!(verdict(503, "<html>"), Verdict::Later);
     }
 }

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::manifest::Manifest;
 use crate::options::{Options, SCOPE_VARIABLE};
+
+/// Most bytes of a message of the day.
+const MAX_MOTD: u64 = 16 << 10;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -18,6 +22,8 @@ pub(crate) struct Environment {
     /// The manifest's directory without `~` and variables, existing or not.
     pub(crate) expanded_directory: String,
     pub(crate) shell: String,
+    /// The file of the message of the day, if there is to be one.
+    motd_file: Option<PathBuf>,
     data_dir: PathBuf,
 }
 
@@ -58,7 +64,31 @@ impl Environment {
             .map(PathBuf::from)
             .find(|dir| dir.is_dir())
             .unwrap_or_else(|| PathBuf::from("/"));
-        Self { variables, directory, expanded_directory, shell, data_dir: options.data_dir.clone() }
+        let motd_file = match manifest.motd_file.as_str() {
+            "" => None,
+            // Who does not want it says so as everywhere.
+            _ if Path::new(&home).join(".hushlogin").exists() => None,
+            file => Some(directory.join(expand_path(file, &variables))),
+        };
+        let data_dir = options.data_dir.clone();
+        Self { variables, directory, expanded_directory, shell, motd_file, data_dir }
+    }
+
+    /// What is written on a terminal before its shell begins: at most [`MAX_MOTD`] bytes.
+    pub(crate) fn motd(&self) -> Vec<u8> {
+        let Some(path) = self.motd_file.as_ref().filter(|path| path.is_file()) else {
+            return Vec::new();
+        };
+        let mut text = Vec::new();
+        let read = fs::File::open(path).and_then(|file| file.take(MAX_MOTD).read_to_end(&mut text));
+        if let Err(error) = read {
+            tracing::warn!(file = %path.display(), %error, "no message of the day");
+            return Vec::new();
+        }
+        // A terminal that no shell has set up yet begins no line by itself.
+        let lines =
+            text.split(|byte| *byte == b'\n').map(|it| it.strip_suffix(b"\r").unwrap_or(it));
+        lines.collect::<Vec<_>>().join(&b"\r\n"[..])
     }
 
     /// The program and arguments that run `script`: by its `#!` line when it has one, else by the
@@ -169,6 +199,21 @@ mod tests {
             ..Manifest::default()
         };
         Environment::new(&options, &manifest)
+    }
+
+    #[test]
+    fn the_message_of_the_day_is_bounded_and_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let with = |file: &str| {
+            let mut it = environment("", &[]);
+            it.motd_file = Some(folder.path().join(file));
+            it.motd()
+        };
+        fs::write(folder.path().join("motd"), "one\ntwo\r\n").unwrap();
+        assert_eq!(with("motd"), b"one\r\ntwo\r\n");
+        fs::write(folder.path().join("large"), "x".repeat(1 << 20)).unwrap();
+        assert_eq!(with("large").len(), 16 << 10);
+        assert!(with("none").is_empty() && with(".").is_empty());
     }
 
     #[test]

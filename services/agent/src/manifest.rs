@@ -19,6 +19,9 @@ pub(crate) struct Manifest {
     pub(crate) owner_name: String,
     #[serde(deserialize_with = "or_default")]
     pub(crate) directory: String,
+    /// Shown when a terminal is opened.
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) motd_file: String,
     #[serde(deserialize_with = "or_default")]
     pub(crate) environment_variables: BTreeMap<String, String>,
     #[serde(deserialize_with = "or_default")]

@@ -276,27 +276,42 @@ async fn check_app(http: reqwest::Client, app: App, news: Arc<Outbox<AppHealth>>
     let every = Duration::from_secs(check.interval);
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut known = AppHealth::Initializing;
-    let mut failures = 0;
+    let mut looks = Looks::new(check.threshold);
     loop {
         ticks.tick().await;
         let answer = http.get(&check.url).timeout(every).send().await;
-        let health = match answer {
-            // Anything but a server error shows that something serves: a login page is healthy.
-            Ok(response) if !response.status().is_server_error() => {
-                failures = 0;
-                AppHealth::Healthy
-            }
-            _ => {
-                failures += 1;
-                if failures < check.threshold.max(1) { known } else { AppHealth::Unhealthy }
-            }
-        };
-        if health != known {
+        // Anything but a server error shows that something serves: a login page is healthy.
+        let is_good = answer.is_ok_and(|it| !it.status().is_server_error());
+        if let Some(health) = looks.note(is_good) {
             tracing::info!(app = app.slug, ?health, "application health");
-            known = health;
             news.put(app.id, health);
         }
+    }
+}
+
+/// What an application's answers come to.
+#[derive(Debug)]
+struct Looks {
+    known: AppHealth,
+    failures: u64,
+    threshold: u64,
+}
+
+impl Looks {
+    /// Nothing known; `threshold` failures in a row, at least one, make it unhealthy.
+    fn new(threshold: u64) -> Self {
+        Self { known: AppHealth::Initializing, failures: 0, threshold: threshold.max(1) }
+    }
+
+    /// Takes one more answer. Gives the health if that changes it.
+    fn note(&mut self, is_good: bool) -> Option<AppHealth> {
+        self.failures = if is_good { 0 } else { self.failures + 1 };
+        let health = match self.failures {
+            0 => AppHealth::Healthy,
+            some if some < self.threshold => self.known,
+            _ => AppHealth::Unhealthy,
+        };
+        (std::mem::replace(&mut self.known, health) != health).then_some(health)
     }
 }
 
@@ -332,6 +347,24 @@ async fn gather(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn so_many_failures_in_a_row_make_an_application_unhealthy_and_one_answer_makes_it_healthy() {
+        use AppHealth::{Healthy, Unhealthy};
+        let check = |threshold, answers: &[bool], expected: &[Option<AppHealth>]| {
+            let mut looks = Looks::new(threshold);
+            let told: Vec<_> = answers.iter().map(|it| looks.note(*it)).collect();
+            assert_eq!(told, expected, "{answers:?} with {threshold}");
+        };
+        check(3, &[false, false, true], &[None, None, Some(Healthy)]);
+        check(2, &[false, false, false], &[None, Some(Unhealthy), None]);
+        check(
+            2,
+            &[true, false, true, false, false],
+            &[Some(Healthy), None, None, None, Some(Unhealthy)],
+        );
+        check(0, &[true, false, true], &[Some(Healthy), Some(Unhealthy), Some(Healthy)]);
+    }
 
     #[test]
     fn one_failure_decides_and_says_more_than_a_timeout() {

@@ -1,13 +1,13 @@
 //! A shell with a terminal, or a command with two pipes.
 
-use std::io;
+use std::io::{self, Cursor};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use berth_domain::terminal::{Open, Size};
 use pty_process::OwnedWritePty;
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep, timeout};
@@ -104,7 +104,9 @@ fn with_terminal(environment: &Environment, open: &Open) -> Result<Shell, pty_pr
         .kill_on_drop(true)
         .spawn(other_end)?;
     let (output, input) = terminal.into_split();
-    Ok(Shell { child, output: Box::new(output), input: Some(Either::Left(input)) })
+    let motd = if open.command.is_empty() { environment.motd() } else { Vec::new() };
+    let output = Box::new(Cursor::new(motd).chain(output));
+    Ok(Shell { child, output, input: Some(Either::Left(input)) })
 }
 
 /// One pipe for what it says and what it complains of, so that the order is kept.

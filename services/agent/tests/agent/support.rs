@@ -272,7 +272,7 @@ fn sse(body: Body) -> Response {
     ([("content-type", "text/event-stream")], body).into_response()
 }
 
-async fn record(State(api): State<Api>, request: Request) -> StatusCode {
+async fn record(State(api): State<Api>, request: Request) -> Response {
     let call = request.uri().path().rsplit('/').next().unwrap().to_owned();
     let call = format!("{} {call}", request.method());
     let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
@@ -307,5 +307,8 @@ async fn record(State(api): State<Api>, request: Request) -> StatusCode {
         "POST metadata" => seen.metadata.extend(body["metadata"].as_array().unwrap().clone()),
         other => panic!("no such call: {other}"),
     });
-    status
+    if status == StatusCode::NO_CONTENT {
+        return status.into_response();
+    }
+    (status, Json(json!({"message": "0 lines were stored"}))).into_response()
 }
