@@ -40,6 +40,8 @@ const SEND_WITHIN: Duration = Duration::from_secs(30);
 const LAST_FRAMES: Duration = Duration::from_millis(500);
 /// The API's way to say that this agent's terminals are served by a newer connection.
 const SUPERSEDED: u16 = 4000;
+/// Shells that have ended and are kept for somebody who lost the connection just then.
+const MAX_ENDED: usize = 16;
 
 /// One shell as the others see it.
 #[derive(Clone)]
@@ -207,8 +209,14 @@ impl Terminals {
         Ok(())
     }
 
-    fn start(&self, open: &Open) -> Result<Handle, String> {
-        if self.shells.len() >= MAX_ATTACHMENTS {
+    fn start(&mut self, open: &Open) -> Result<Handle, String> {
+        let mut ended = 0;
+        self.shells.retain(|_, shell| {
+            let is_over = shell.over.load(Ordering::Acquire);
+            ended += usize::from(is_over);
+            !is_over || ended <= MAX_ENDED
+        });
+        if self.shells.len() - ended.min(MAX_ENDED) >= MAX_ATTACHMENTS {
             return Err(format!("this agent keeps {MAX_ATTACHMENTS} shells; end one"));
         }
         let shell = Shell::start(&self.environment, open)?;

@@ -31,7 +31,7 @@ const STALL: Duration = Duration::from_secs(10);
 /// How long output may take after the shell's end; a background process may hold the terminal.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 /// Most that the end of a shell waits for somebody who lost the connection just then.
-const LINGER: Duration = Duration::from_secs(60);
+const LINGER: Duration = Duration::from_mins(1);
 /// What ends a line of input, and all of it, at a terminal.
 const END_OF_INPUT: &[u8] = b"\x04";
 
@@ -166,12 +166,12 @@ impl Session {
             if matches!(event, Event::Stop) {
                 break;
             }
-            let step = async {
+            let turn = async {
                 self.handle(event).await;
                 self.deliver().await;
                 self.tell_end().await;
             };
-            if stop.run_until_cancelled(step).await.is_none() || self.is_done() {
+            if stop.run_until_cancelled(turn).await.is_none() || self.is_done() {
                 break;
             }
         }
@@ -208,8 +208,8 @@ impl Session {
             read = output.read(&mut self.buffer[..room]), if may_read => {
                 Event::Read(read.unwrap_or(0))
             }
-            wrote = write, if may_write => Event::Wrote(wrote),
-            status = child.wait(), if !has_ended => Event::Exited(code_of(status)),
+            count = write, if may_write => Event::Wrote(count),
+            status = child.wait(), if !has_ended => Event::Exited(code_of(&status)),
             () = sleep(LAST_WORDS), if has_ended && may_read => Event::Quiet,
             _ = self.ticks.tick() => Event::Tick,
             () = stop.cancelled() => Event::Stop,
@@ -270,9 +270,12 @@ impl Session {
             Said::Ping { sent, limit } => {
                 it.limit = it.limit.max(limit);
                 lost = sent != it.typed;
-                let pong = Reply::Pong { sent: it.position, limit: it.granted };
-                it.told = it.granted;
-                lost |= !it.send(&pong).await;
+                if !lost {
+                    it.told = it.granted;
+                    let pong = Reply::Pong { sent: it.position, limit: it.granted };
+                    // Without a connection it is lost, too.
+                    lost = !it.send(&pong).await;
+                }
             }
             Said::HangUp => self.is_unwanted = true,
             Said::Attach(_) | Said::Close => {}
@@ -388,7 +391,9 @@ impl Session {
                 break;
             }
         }
-        gone.into_iter().for_each(|id| self.leave(id));
+        for id in gone {
+            self.leave(id);
+        }
     }
 
     /// Tells those who have seen everything that it was everything.

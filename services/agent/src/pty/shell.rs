@@ -7,6 +7,7 @@ use std::time::Duration;
 use berth_domain::terminal::{Open, Size};
 use pty_process::OwnedWritePty;
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+use rustix::termios::{InputModes, OptionalActions, tcgetattr, tcsetattr};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStdin, Command};
@@ -77,7 +78,7 @@ impl Shell {
 }
 
 /// The status as shells say it.
-pub(crate) fn code_of(status: io::Result<ExitStatus>) -> i32 {
+pub(crate) fn code_of(status: &io::Result<ExitStatus>) -> i32 {
     use std::os::unix::process::ExitStatusExt as _;
     let Ok(status) = status else { return 255 };
     status.code().or_else(|| status.signal().map(|it| 128 + it)).unwrap_or(255)
@@ -93,6 +94,11 @@ fn arguments(open: &Open) -> Vec<&str> {
 
 fn with_terminal(environment: &Environment, open: &Open) -> Result<Shell, pty_process::Error> {
     let (terminal, other_end) = pty_process::open()?;
+    // So that what deletes a character while a line is typed deletes all of its bytes.
+    if let Ok(mut mode) = tcgetattr(&other_end) {
+        mode.input_modes |= InputModes::IUTF8;
+        let _ = tcsetattr(&other_end, OptionalActions::Now, &mode);
+    }
     terminal.resize(pty_process::Size::new(open.size.height, open.size.width))?;
     let mut variables = environment.variables.clone();
     variables.entry("TERM".to_owned()).or_insert_with(|| "xterm-256color".to_owned());

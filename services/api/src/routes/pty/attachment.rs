@@ -27,7 +27,7 @@ use crate::routes::pty::wire::{Frames, Wire};
 
 /// How often the person's program is asked whether it lives, and how long it may say nothing.
 const PING_EVERY: Duration = Duration::from_secs(15);
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 /// An agent that was not heard of for so long is away.
 const AGENT_SILENCE: Duration = Duration::from_secs(3 * PING_SECONDS);
 /// How long the last word may take.
@@ -285,11 +285,12 @@ struct Input<'a> {
 impl Input<'_> {
     async fn pass_on(&mut self, said: Said) -> Result<(), String> {
         if let (Some(width @ 1..), Some(height @ 1..)) = (said.width, said.height) {
-            let side = |name: &str, side: u32| {
+            let fitting = |name: &str, side: u32| {
                 let fits = u16::try_from(side).ok().filter(|it| *it <= MAX_SIDE);
                 fits.ok_or_else(|| format!("{name} is {side}; use 1 to {MAX_SIDE}"))
             };
-            let size = Size { width: side("width", width)?, height: side("height", height)? };
+            let (width, height) = (fitting("width", width)?, fitting("height", height)?);
+            let size = Size { width, height };
             self.say(&Request::Resize(size)).await;
         }
         if let Some(text) = said.data {
@@ -342,7 +343,8 @@ impl Guard<'_> {
         for ticks in [&mut pings, &mut looks] {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
-        let mut claims = self.app.live.claims();
+        let watched = self.app.live.workspaces.watch(self.place.workspace_id);
+        let mut notices = watched.notices();
         loop {
             let must_look = tokio::select! {
                 () = self.app.live.stop.cancelled() => return Leave::Stopping,
@@ -358,11 +360,8 @@ impl Guard<'_> {
                     false
                 }
                 _ = looks.tick() => true,
-                claimed = claims.recv() => match claimed {
-                    Ok(workspace) => workspace == self.place.workspace_id,
-                    // What was missed may have been about this one.
-                    Err(_) => true,
-                },
+                // Something happened to the workspace, or may have.
+                Ok(()) = notices.changed() => true,
             };
             if must_look && !self.may_go_on().await {
                 return Leave::Revoked;
