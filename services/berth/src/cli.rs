@@ -97,6 +97,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Provisioner(process::ProvisionerCommand::Start(args)) => {
             process::provisioner(args)
         }
+        Command::Agent(args) => process::agent(args),
         command => process::block_on(async move {
             match command {
                 Command::Up(args) => up::up(args).await,
@@ -121,15 +122,15 @@ pub(crate) fn main() -> ExitCode {
                 Command::Watch(args) => command::watch::watch(&global, output, args).await,
                 Command::Pools => command::prebuild::pools(&global, output).await,
                 Command::Prebuilds(it) => command::prebuild::run(&global, output, it).await,
-                Command::Agent(args) => process::agent(args).await,
                 Command::Migrate(args) => process::migrate(args).await,
                 Command::TerraformProvider => berth_terraform_provider::serve().await,
                 Command::TerraformMirror { dir } => process::terraform_mirror(&dir),
                 Command::Provisioner(process::ProvisionerCommand::Keys(it)) => {
                     command::provisioner_key::run(&global, output, it).await
                 }
-                // Both have a main of their own, above.
+                // These have a main of their own, above.
                 Command::Service(_)
+                | Command::Agent(_)
                 | Command::Provisioner(process::ProvisionerCommand::Start(_)) => Ok(()),
             }
         }),

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use berth_agent::AgentArgs;
 use berth_service_kit as kit;
 use clap::{Args, Subcommand, ValueEnum};
+use tokio::runtime::Builder;
 
 use crate::command::provisioner_key::KeyCommand;
 
@@ -118,14 +119,14 @@ pub(crate) fn terraform_mirror(dir: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write the provider mirror {}", dir.display()))
 }
 
-/// Runs the agent.
-pub(crate) async fn agent(args: AgentArgs) -> anyhow::Result<()> {
+/// Runs the agent, on one thread: every workspace pays for what its agent takes.
+pub(crate) fn agent(args: AgentArgs) -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_max_level(tracing::Level::INFO)
         .with_target(false)
         .init();
-    args.execute().await
+    block_on_with(&mut Builder::new_current_thread(), args.execute())
 }
 
 /// Applies the migrations.
@@ -138,16 +139,22 @@ pub(crate) async fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
 
 /// Runs a command to its end; an error is printed with its causes.
 pub(crate) fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    block_on_with(Builder::new_multi_thread().worker_threads(2), command)
+}
+
+fn block_on_with(
+    builder: &mut Builder,
+    command: impl Future<Output = anyhow::Result<()>>,
+) -> ExitCode {
     // Fails only when a provider is there already, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime =
-        match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                eprintln!("berth: cannot start: {error}");
-                return ExitCode::FAILURE;
-            }
-        };
+    let runtime = match builder.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("berth: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     match runtime.block_on(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -77,7 +77,7 @@ pub(crate) async fn create(
         body["template_version_preset_id"] = preset_id(&client, &found, preset).await?;
     }
     let path = format!("/organizations/{}/members/me/workspaces", text(&found, "organization_id"));
-    let workspace = client.post(&path, &body).await?;
+    let workspace = client.post_once(&path, &body).await?;
     output.progress(&claim_line(&workspace));
     let workspace = if args.no_wait {
         workspace
@@ -233,12 +233,14 @@ fn describe(output: Output, workspace: &Value) {
         ),
     ];
     for agent in agents(workspace) {
-        let state = format!(
-            "{} {} ({})",
-            text(agent, "name"),
-            text(agent, "lifecycle_state"),
-            text(agent, "status")
-        );
+        let status = match text(agent, "status") {
+            status @ ("timeout" | "disconnected") => {
+                format!("{status} since {}", text(agent, "status_since"))
+            }
+            status => status.to_owned(),
+        };
+        let state =
+            format!("{} {} ({status})", text(agent, "name"), text(agent, "lifecycle_state"));
         fields.push(("Agent", state));
     }
     if let Some(claim) = workspace.get("prebuild_claim").filter(|it| !it.is_null()) {
