@@ -7,6 +7,7 @@ mod config;
 mod open;
 pub mod promotion;
 mod relay;
+mod single;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -15,4 +16,5 @@ pub use clock::{Clock, Ids};
 pub use config::{DatabaseConfig, HasStores};
 pub use open::Backbone;
 pub use relay::Publisher;
+pub use single::Single;
 pub use work::Work;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use berth_bus::Bus;
-use berth_bus::envelope::Message;
+use berth_bus::envelope::{self, Message};
 use berth_db::{DbError, Pool, outbox};
 use berth_domain::id::EventId;
 use berth_service_kit::Latch;
@@ -105,6 +105,7 @@ pub(crate) fn message(row: &outbox::Row) -> Message {
         subject: row.subject.clone(),
         headers: headers
             .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+            .chain(envelope::common_headers(row.id, row.created_at))
             .collect(),
         payload: row.payload.clone(),
     }

@@ -3,7 +3,6 @@
 use berth_bus::envelope;
 use berth_bus::event::Event;
 use berth_db::{Connection, DbError, Transaction, outbox};
-use berth_domain::id::EventId;
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -62,31 +61,14 @@ impl Work {
     pub async fn commit(mut self) -> Result<(), DbError> {
         let (stored, notices): (Vec<Event>, Vec<Event>) =
             std::mem::take(&mut self.events).into_iter().partition(envelope::is_stored);
-        let rows: Vec<outbox::Row> = stored.iter().map(|event| self.row(event)).collect();
-        let notices: Vec<_> = notices.iter().map(|event| self.wrap(event)).collect();
+        let rows: Vec<outbox::Row> =
+            stored.iter().map(|event| self.backbone.row(self.now, event)).collect();
+        let notices = notices.iter().map(|event| self.backbone.message(self.now, event)).collect();
         if !rows.is_empty() {
             outbox::insert(self.conn(), &rows).await?;
         }
         self.transaction.commit().await?;
         self.backbone.relay.hand_over(rows, notices);
         Ok(())
-    }
-
-    fn wrap(&self, event: &Event) -> envelope::Message {
-        let subjects = self.backbone.bus.subjects();
-        envelope::wrap(subjects, self.backbone.name, EventId(self.id()), self.now, event)
-    }
-
-    fn row(&self, event: &Event) -> outbox::Row {
-        let id = EventId(self.id());
-        let subjects = self.backbone.bus.subjects();
-        let message = envelope::wrap(subjects, self.backbone.name, id, self.now, event);
-        outbox::Row {
-            id,
-            subject: message.subject,
-            headers: serde_json::json!(message.headers),
-            payload: message.payload,
-            created_at: self.now,
-        }
     }
 }

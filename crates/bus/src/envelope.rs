@@ -28,17 +28,32 @@ pub fn wrap(
     at: Timestamp,
     event: &Event,
 ) -> Message {
+    let mut headers = own_headers(source, event);
+    headers.extend(common_headers(id, at));
+    Message { subject: subjects.of(event), headers, payload: payload(event) }
+}
+
+/// The headers that follow from the event and from who tells it.
+#[must_use]
+pub fn own_headers(source: &str, event: &Event) -> BTreeMap<String, String> {
     let mut headers = crate::trace::inject();
     headers.extend([
+        ("ce-source".to_owned(), format!("/berth/{source}")),
+        ("ce-type".to_owned(), kind(event).to_owned()),
+    ]);
+    headers
+}
+
+/// The headers that follow from id and time alone: whoever keeps those need not keep these.
+#[must_use]
+pub fn common_headers(id: EventId, at: Timestamp) -> [(String, String); 5] {
+    [
         ("Nats-Msg-Id".to_owned(), id.to_string()),
         ("ce-id".to_owned(), id.to_string()),
-        ("ce-source".to_owned(), format!("/berth/{source}")),
         ("ce-specversion".to_owned(), "1.0".to_owned()),
         ("ce-time".to_owned(), at.to_string()),
-        ("ce-type".to_owned(), kind(event).to_owned()),
         ("content-type".to_owned(), "application/json".to_owned()),
-    ]);
-    Message { subject: subjects.of(event), headers, payload: payload(event) }
+    ]
 }
 
 /// Whether the event is kept in a stream, and so goes through the outbox.
@@ -61,7 +76,13 @@ const fn kind(event: &Event) -> &'static str {
     }
 }
 
-fn payload(event: &Event) -> Vec<u8> {
+/// The payload alone.
+///
+/// # Panics
+///
+/// Never: events are plain data with text keys.
+#[must_use]
+pub fn payload(event: &Event) -> Vec<u8> {
     let json = match event {
         Event::Build(it) => serde_json::to_vec(it),
         Event::Claim(it) => serde_json::to_vec(it),

@@ -1,20 +1,23 @@
-//! Creating a workspace: what is read before anything is written, and the statement that hands a
-//! prebuild to its new owner.
+//! Creating a workspace: what is read before anything is written, the statement that hands a prebuild
+//! to its new owner, and why there was none.
 
 use berth_domain::authz::Acl;
-use berth_domain::id::{OrganizationId, PresetId, TemplateId, UserId, VersionId, WorkspaceId};
+use berth_domain::id::{OrganizationId, PresetId, TemplateId, UserId, VersionId};
 use berth_domain::parameter::Parameter;
 use berth_domain::preset::Preset;
 use berth_domain::quota::Quota;
-use berth_domain::state::{JobStatus, PrebuildStatus};
-use jiff::Timestamp;
+use berth_domain::state::JobStatus;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::build::{NewBuild, QueuedBuild};
-use crate::workspace::NewWorkspace;
-use crate::{DbError, Executor, at};
+use crate::{DbError, Executor};
+
+mod diagnose;
+mod take;
+
+pub use diagnose::{PoolFacts, diagnose};
+pub use take::{Claim, Claimed, Key, Taken, take};
 
 /// Which template version a workspace is asked of.
 #[derive(Debug, Clone, Copy)]
@@ -33,8 +36,18 @@ pub struct Preparation {
     pub template_id: TemplateId,
     /// Its organization.
     pub organization_id: OrganizationId,
+    /// The organization's name.
+    pub organization_name: String,
+    /// Whether `default` means that organization.
+    pub organization_is_default: bool,
     /// Its name.
     pub template_name: String,
+    /// The name that people see.
+    pub template_display_name: String,
+    /// Its icon.
+    pub template_icon: String,
+    /// Whether owners may cancel its builds.
+    pub allow_user_cancel_workspace_jobs: bool,
     /// Whether it is deleted.
     pub template_deleted: bool,
     /// Why it must not be used any more; empty: it may.
@@ -114,7 +127,8 @@ pub async fn prepare(
     };
     let row = sqlx::query!(
         r#"
-        select t.id, t.organization_id, t.name, t.deleted, t.deprecation_message, t.user_acl,
+        select t.id, t.organization_id, o.name as organization_name, o.is_default,
+               t.name, t.display_name, t.icon, t.allow_user_cancel_workspace_jobs, t.deleted, t.deprecation_message, t.user_acl,
                t.group_acl, t.require_active_version, t.default_ttl_ms, t.allow_user_autostart,
                t.allow_user_autostop, t.active_version_id, v.id as version_id,
                v.name as version_name, v.archived as version_archived, j.status as "import_status!",
@@ -173,6 +187,7 @@ pub async fn prepare(
                quota.budget as "budget!", quota.consumed as "consumed!"
         from template_versions v
         join templates t on t.id = v.template_id
+        join organizations o on o.id = t.organization_id and not o.deleted
         join provisioner_jobs j on j.id = v.job_id
         cross join lateral (
             select coalesce((
@@ -202,7 +217,12 @@ pub async fn prepare(
         Ok(Preparation {
             template_id: TemplateId(row.id),
             organization_id: OrganizationId(row.organization_id),
+            organization_name: row.organization_name,
+            organization_is_default: row.is_default,
             template_name: row.name,
+            template_display_name: row.display_name,
+            template_icon: row.icon,
+            allow_user_cancel_workspace_jobs: row.allow_user_cancel_workspace_jobs,
             template_deleted: row.deleted,
             deprecation_message: row.deprecation_message,
             acl: Acl {
@@ -224,226 +244,6 @@ pub async fn prepare(
             owner_is_member: row.owner_is_member,
             name_taken: row.name_taken,
             quota: Quota { budget: row.budget, consumed: row.consumed },
-        })
-    })
-    .transpose()
-}
-
-/// A prebuild that changed hands.
-#[derive(Debug, Clone)]
-pub struct Claimed {
-    /// The workspace.
-    pub workspace_id: WorkspaceId,
-    /// Its claim build.
-    pub build: QueuedBuild,
-    /// When the prebuild was made.
-    pub prebuild_created_at: Timestamp,
-    /// W3C trace context of whoever ordered the prebuild.
-    pub prebuild_trace: Value,
-    /// Its version is the template's previous one, kept until enough of the new one are ready.
-    pub is_previous_version: bool,
-}
-
-/// Hands one claimable prebuild of the preset to its new owner, in one statement: the workspace
-/// row, the claim build with its parameters and job, the mark of the pool, and the revocation of
-/// keys made for the prebuild. Never waits for a prebuild that somebody else is claiming. `new.workspace_id` is not
-/// read: the statement finds the workspace. `None`: there is none to be had.
-#[tracing::instrument(name = "db.claim.take", skip_all, fields(preset.id = %preset), err)]
-#[expect(clippy::too_many_lines, reason = "one statement, laid out")]
-pub async fn take(
-    db: impl Executor<'_>,
-    preset: PresetId,
-    workspace: &NewWorkspace,
-    new: &NewBuild,
-) -> Result<Option<Claimed>, DbError> {
-    let (names, values): (Vec<String>, Vec<String>) = new.parameters.iter().cloned().unzip();
-    let row = sqlx::query!(
-        r#"
-        with candidate as (
-            select w.id, w.created_at, pool_standing(p, t) = 'previous' as is_previous
-            from workspaces w
-            join prebuild_pools p on p.preset_id = w.pool_preset_id
-            -- By the pool: by the workspace, the planner may come from the template's workspaces.
-            join templates t on t.id = p.template_id
-            where w.pool_preset_id = $1 and is_claimable(w, p, t, $2)
-            order by w.pool_expires_at nulls last, w.created_at, w.id
-            limit 1
-            for update of w skip locked
-        ), workspace as (
-            update workspaces w
-            set owner_id = $3, name = $4, autostart_schedule = $5, ttl_ms = $6,
-                automatic_updates = $7, last_used_at = $2, updated_at = $2, dormant_at = null,
-                deleting_at = null, pool_preset_id = null, pool_state = null,
-                pool_ready_at = null, pool_expires_at = null, latest_build_id = $8,
-                latest_build_number = w.latest_build_number + 1, revision = w.revision + 1
-            from candidate c
-            where w.id = c.id and w.pool_state = 'ready' and not w.deleted
-            returning w.id, w.organization_id, w.template_id, w.revision, w.latest_build_number,
-                      c.created_at, c.is_previous
-        ), version as (
-            select v.id, v.provisioner, j.file_id, j.tags
-            from template_versions v join provisioner_jobs j on j.id = v.job_id
-            where v.id = $9
-        ), job as (
-            insert into provisioner_jobs (
-                id, organization_id, initiator_id, kind, provisioner, class, file_id, input, tags,
-                trace_metadata, created_at, updated_at
-            )
-            select $10, w.organization_id, $11, 'workspace_build', v.provisioner, $12, v.file_id,
-                   jsonb_build_object('workspace_build_id', $8::uuid), v.tags, $13, $2, $2
-            from workspace w, version v
-        ), build as (
-            insert into workspace_builds (
-                id, workspace_id, template_version_id, preset_id, build_number, transition,
-                initiator_id, reason, stage, job_id, daily_cost, created_at, updated_at
-            )
-            select $8, w.id, v.id, $1, w.latest_build_number, $14, $11, $15, $16, $10,
-                   coalesce((select b.daily_cost from workspace_builds b
-                             where b.workspace_id = w.id
-                               and b.build_number = w.latest_build_number - 1), 0), $2, $2
-            from workspace w, version v
-        ), parameters as (
-            insert into workspace_build_parameters (build_id, name, value)
-            select $8, p.name, p.value
-            from workspace, unnest($17::text[], $18::text[]) as p (name, value)
-        ), revoked as (
-            delete from api_keys k using workspace w where k.workspace_id = w.id
-        ), marked as (
-            insert into prebuild_pool_marks (preset_id, created_at, claims)
-            select $1, $2, 1 from workspace
-            returning preset_id
-        )
-        select w.id, w.organization_id, w.template_id, w.revision, w.latest_build_number,
-               w.created_at, w.is_previous as "is_previous!", v.provisioner, exists (select from marked) as "marked!",
-               (
-                   select j.trace_metadata
-                   from workspace_builds b join provisioner_jobs j on j.id = b.job_id
-                   where b.workspace_id = w.id and b.build_number = 1
-               ) as prebuild_trace
-        from workspace w, version v"#,
-        preset.0,
-        at(new.now),
-        workspace.owner_id.0,
-        workspace.name,
-        workspace.autostart_schedule,
-        workspace.ttl_ms,
-        workspace.automatic_updates,
-        new.id.0,
-        new.version_id.0,
-        new.job_id.0,
-        new.initiator_id.0,
-        new.class.rank(),
-        new.trace,
-        new.transition.as_str(),
-        new.reason.as_str(),
-        new.stage.as_str(),
-        &names,
-        &values
-    )
-    .fetch_optional(db)
-    .await?;
-    row.map(|row| {
-        Ok(Claimed {
-            workspace_id: WorkspaceId(row.id),
-            build: QueuedBuild {
-                number: row.latest_build_number,
-                revision: row.revision,
-                workspace_name: workspace.name.clone(),
-                owner_id: workspace.owner_id,
-                organization_id: OrganizationId(row.organization_id),
-                template_id: TemplateId(row.template_id),
-                provisioner: row.provisioner.parse()?,
-            },
-            prebuild_created_at: row.created_at.to_jiff(),
-            prebuild_trace: row.prebuild_trace.unwrap_or_default(),
-            is_previous_version: row.is_previous,
-        })
-    })
-    .transpose()
-}
-
-/// What a pool looked like when nothing could be claimed from it.
-#[derive(Debug, Clone)]
-pub struct PoolFacts {
-    /// Members, in whatever state.
-    pub members: i64,
-    /// Running and ready, expired ones included.
-    pub ready: i64,
-    /// Of those: expired or invalidated.
-    pub ready_expired: i64,
-    /// Running, with agents that are not ready.
-    pub unready: i64,
-    /// Being built.
-    pub starting: i64,
-    /// Names of the agents waited for.
-    pub waiting_for: Vec<String>,
-    /// Health of the pool.
-    pub status: PrebuildStatus,
-    /// Whether creation is paused at any level.
-    pub paused: bool,
-    /// Whether the preset belongs to the template's active version.
-    pub active: bool,
-    /// Reasons of the newest decision about the pool, as stored.
-    pub reasons: Value,
-}
-
-/// Reads why nothing could be claimed. `None`: the preset is no pool.
-#[tracing::instrument(name = "db.claim.diagnose", skip_all, fields(preset.id = %preset), err)]
-pub async fn diagnose(
-    db: impl Executor<'_>,
-    preset: PresetId,
-    now: Timestamp,
-) -> Result<Option<PoolFacts>, DbError> {
-    let row = sqlx::query!(
-        r#"
-        select p.prebuild_status, m.members as "members!", m.ready as "ready!",
-               m.ready_expired as "ready_expired!", m.unready as "unready!",
-               m.starting as "starting!",
-               coalesce((
-                   select array_agg(distinct a.name)
-                   from workspaces w join workspace_agents a on a.build_id = w.latest_build_id
-                   where w.pool_preset_id = p.preset_id and w.pool_state = 'unready'
-                     and not w.deleted and a.parent_id is null and not a.retired
-                     and a.lifecycle_state <> 'ready'
-               ), '{}') as "waiting_for!",
-               exists (
-                   select from prebuild_pauses z
-                   where (z.expires_at is null or z.expires_at > $2)
-                     and (z.scope = 'deployment'
-                          or z.scope_id in (p.organization_id, p.template_id, p.preset_id))
-               ) as "paused!",
-               coalesce(t.active_version_id = p.template_version_id, false) as "active!",
-               p.last_reasons as reasons
-        from prebuild_pools p
-        left join templates t on t.id = p.template_id
-        cross join lateral (
-            select count(*) as members,
-                   count(*) filter (where w.pool_state = 'ready') as ready,
-                   count(*) filter (
-                       where w.pool_state = 'ready' and not prebuild_lives(w, p, $2)
-                   ) as ready_expired,
-                   count(*) filter (where w.pool_state = 'unready') as unready,
-                   count(*) filter (where w.pool_state = 'starting') as starting
-            from workspaces w where w.pool_preset_id = p.preset_id and not w.deleted
-        ) m
-        where p.preset_id = $1"#,
-        preset.0,
-        at(now)
-    )
-    .fetch_optional(db)
-    .await?;
-    row.map(|row| {
-        Ok(PoolFacts {
-            members: row.members,
-            ready: row.ready,
-            ready_expired: row.ready_expired,
-            unready: row.unready,
-            starting: row.starting,
-            waiting_for: row.waiting_for,
-            status: row.prebuild_status.parse()?,
-            paused: row.paused,
-            active: row.active,
-            reasons: row.reasons,
         })
     })
     .transpose()

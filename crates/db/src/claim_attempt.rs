@@ -113,3 +113,35 @@ pub async fn list(
         })
         .collect()
 }
+
+/// What came of the request that made the workspace; of several, the newest.
+#[tracing::instrument(name = "db.claim_attempt.find_told", skip_all, fields(workspace.id = %workspace), err)]
+pub async fn find_told(
+    db: impl Executor<'_>,
+    workspace: WorkspaceId,
+) -> Result<Option<Told>, DbError> {
+    let row = sqlx::query!(
+        "
+        select outcome, reason, detail from claim_attempts
+        where workspace_id = $1 order by created_at desc limit 1",
+        workspace.0
+    )
+    .fetch_optional(db)
+    .await?;
+    row.map(|row| {
+        let reason = row.reason.map(|it| it.parse()).transpose()?;
+        Ok(Told { outcome: row.outcome.parse()?, reason, detail: row.detail })
+    })
+    .transpose()
+}
+
+/// What of an attempt its requester is told.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// Whether a prebuild was handed out.
+    pub outcome: ClaimOutcome,
+    /// Why none was; `None` on a hit.
+    pub reason: Option<MissReason>,
+    /// What explains the reason.
+    pub detail: Value,
+}

@@ -15,7 +15,8 @@ pub struct Stored {
     pub workspace_id: WorkspaceId,
 }
 
-/// Looks a key up; keys older than 24 hours count no more.
+/// Looks a key up. One that is older than 24 hours counts no more and is deleted: nothing may be in
+/// the way of the new one.
 #[tracing::instrument(name = "db.idempotency.find", skip_all, err)]
 pub async fn find(
     db: impl Executor<'_>,
@@ -25,6 +26,11 @@ pub async fn find(
 ) -> Result<Option<Stored>, DbError> {
     let row = sqlx::query!(
         "
+        with gone as (
+            delete from idempotency_keys
+            where user_id = $1 and key = $2
+              and created_at <= $3::timestamptz - interval '24 hours'
+        )
         select body_hash, workspace_id from idempotency_keys
         where user_id = $1 and key = $2 and created_at > $3::timestamptz - interval '24 hours'",
         user.0,
@@ -39,7 +45,8 @@ pub async fn find(
     }))
 }
 
-/// Keeps a key. `false`: it is in use; a request with the same key that is under way is waited for.
+/// Keeps a key. A request with the same key that is under way is waited for; where it succeeds, this
+/// one fails with the constraint `idempotency_keys_pkey`.
 #[tracing::instrument(name = "db.idempotency.insert", skip_all, err)]
 pub async fn insert(
     db: impl Executor<'_>,
@@ -47,15 +54,11 @@ pub async fn insert(
     key: &str,
     stored: &Stored,
     now: Timestamp,
-) -> Result<bool, DbError> {
-    let done = sqlx::query!(
+) -> Result<(), DbError> {
+    sqlx::query!(
         "
         insert into idempotency_keys (user_id, key, body_hash, workspace_id, created_at)
-        values ($1, $2, $3, $4, $5)
-        on conflict (user_id, key) do update
-        set body_hash = excluded.body_hash, workspace_id = excluded.workspace_id,
-            created_at = excluded.created_at
-        where idempotency_keys.created_at <= $5::timestamptz - interval '24 hours'",
+        values ($1, $2, $3, $4, $5)",
         user.0,
         key,
         stored.body_hash,
@@ -64,5 +67,5 @@ pub async fn insert(
     )
     .execute(db)
     .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(())
 }

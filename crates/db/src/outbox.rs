@@ -15,7 +15,7 @@ pub struct Row {
     pub id: EventId,
     /// The NATS subject.
     pub subject: String,
-    /// An object of header names and values.
+    /// An object of header names and values, without those that follow from id and time.
     pub headers: Value,
     /// The JSON payload.
     pub payload: Vec<u8>,

@@ -30,6 +30,22 @@ pub struct Config {
     pub experiments: Experiments,
     /// The rules of pools, as the reconciler has them: the dry run and `explain` plan with these.
     pub prebuilds: PrebuildSettings,
+    /// Whether requests for workspaces are served from pools.
+    pub claims: ClaimConfig,
+}
+
+/// Whether requests for workspaces are served from pools.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClaimConfig {
+    /// `false`: every request gets an ordinary build, and the miss says `disabled`.
+    pub enabled: bool,
+}
+
+impl Default for ClaimConfig {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
 }
 
 /// Where and how requests are served.

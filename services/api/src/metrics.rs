@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, Registry};
+use berth_domain::state::ClaimOutcome;
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
 
 /// Upper bounds in seconds.
 const BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -13,6 +14,8 @@ pub(crate) struct Metrics {
     requests: HistogramVec,
     limited: IntCounter,
     panics: IntCounter,
+    claims: IntCounterVec,
+    claim_seconds: HistogramVec,
 }
 
 impl Metrics {
@@ -29,10 +32,27 @@ impl Metrics {
                 "Requests refused because their caller sent too many.",
             )?,
             panics: IntCounter::new("berth_http_panics_total", "Handlers that panicked.")?,
+            claims: IntCounterVec::new(
+                Opts::new(
+                    "berth_claims_total",
+                    "Workspaces created, by whether a prebuild served and why not.",
+                ),
+                &["organization_name", "template_name", "preset_name", "outcome", "reason"],
+            )?,
+            claim_seconds: HistogramVec::new(
+                HistogramOpts::new(
+                    "berth_claim_transaction_seconds",
+                    "Time that it takes to write a new workspace.",
+                )
+                .buckets(BUCKETS.to_vec()),
+                &["outcome"],
+            )?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.limited.clone()))?;
         registry.register(Box::new(metrics.panics.clone()))?;
+        registry.register(Box::new(metrics.claims.clone()))?;
+        registry.register(Box::new(metrics.claim_seconds.clone()))?;
         Ok(metrics)
     }
 
@@ -41,6 +61,15 @@ impl Metrics {
         let class = ["1xx", "2xx", "3xx", "4xx", "5xx"];
         let class = class.get(usize::from(status / 100).wrapping_sub(1)).unwrap_or(&"other");
         self.requests.with_label_values(&[method, route, class]).observe(took.as_secs_f64());
+    }
+
+    /// By organization, template, preset, outcome and reason, in this order.
+    pub(crate) fn claim_attempted(&self, labels: [&str; 5]) {
+        self.claims.with_label_values(&labels).inc();
+    }
+
+    pub(crate) fn claim_written(&self, outcome: ClaimOutcome, took: Duration) {
+        self.claim_seconds.with_label_values(&[outcome.as_str()]).observe(took.as_secs_f64());
     }
 
     pub(crate) fn limited(&self) {

@@ -4,6 +4,7 @@ use berth_backbone::Work;
 use berth_db::audit;
 use berth_domain::id::OrganizationId;
 use berth_domain::schedule;
+use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -95,9 +96,20 @@ pub(crate) async fn audit(
     origin: &Origin,
     line: Line<'_>,
 ) -> Result<(), ApiError> {
-    let entry = audit::Entry {
-        id: work.id(),
-        now: work.now(),
+    let entry = entry((work.id(), work.now()), caller, origin, line);
+    Ok(audit::insert(work.conn(), &entry).await?)
+}
+
+/// A line as it is stored, by its id and time.
+pub(crate) fn entry(
+    (id, now): (Uuid, Timestamp),
+    caller: &Caller,
+    origin: &Origin,
+    line: Line<'_>,
+) -> audit::Entry {
+    audit::Entry {
+        id,
+        now,
         actor: Some(caller.id()),
         // The nil id stands for the whole deployment.
         organization: Some(line.organization).filter(|it| !it.0.is_nil()),
@@ -110,8 +122,7 @@ pub(crate) async fn audit(
         ip: origin.ip.to_string(),
         user_agent: origin.user_agent.clone(),
         status_code: 200,
-    };
-    Ok(audit::insert(work.conn(), &entry).await?)
+    }
 }
 
 #[cfg(test)]

@@ -1,20 +1,21 @@
 //! Creating a workspace: whether a prebuild serves the request is the system's business.
 
 mod choice;
+mod miss;
 mod order;
+mod view;
 
 use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
-use berth_backbone::Work;
-use berth_bus::event::Wake;
-use berth_db::claim_attempt::{self, Attempt};
-use berth_db::idempotency;
+use berth_db::claim::Preparation;
 use berth_db::user::User;
-use berth_domain::id::{OrganizationId, PresetId, TemplateId, VersionId, WorkspaceId};
+use berth_db::{DbError, claim_attempt, idempotency, workspace};
+use berth_domain::authz::Action;
+use berth_domain::id::{PresetId, TemplateId, VersionId, WorkspaceId};
 use berth_domain::name;
 use berth_domain::parameter::Value as ParameterValue;
-use berth_domain::state::MissReason;
+use berth_domain::state::{ClaimOutcome, MissReason};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -26,7 +27,7 @@ use crate::edge::Origin;
 use crate::error::ApiError;
 use crate::extract::{Json, Path};
 use crate::lookup;
-use crate::routes::{workspace_change, workspace_view};
+use crate::routes::workspace_view;
 
 pub(crate) use choice::refused;
 use choice::{choose, new_workspace, prepare};
@@ -76,7 +77,6 @@ async fn create_in(
     headers: HeaderMap,
     Json(body): Json<CreateWorkspace>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let organization = lookup::organization(&app, &caller, &organization).await?.id;
     let owner = lookup::user(&app, &caller, &user).await?;
     let request = Request { owner, organization: Some(organization), body };
     answer(&app, &caller, &origin, &headers, request).await
@@ -96,7 +96,8 @@ async fn create(
 
 struct Request {
     owner: User,
-    organization: Option<OrganizationId>,
+    /// As the path spells it.
+    organization: Option<String>,
     body: CreateWorkspace,
 }
 
@@ -107,6 +108,9 @@ struct Key {
 }
 
 impl Key {
+    /// The constraint that refuses a key that is in use.
+    const TAKEN: &str = "idempotency_keys_pkey";
+
     fn read(headers: &HeaderMap, request: &Request) -> Result<Option<Self>, ApiError> {
         let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
         let text = value.to_str().unwrap_or_default().to_owned();
@@ -147,46 +151,57 @@ async fn answer(
     if let Some(key) = &key
         && let Some(id) = key.earlier(app, caller).await?
     {
-        return Ok((StatusCode::OK, Json(workspace_view::workspace(app, id).await?)));
+        return again(app, caller, id).await;
     }
-    let made = make(app, caller, origin, &request, key.as_ref()).await;
-    let (id, told) = match (made, &key) {
-        (Ok(made), _) => made,
+    let asking = Asking { app, caller, origin, request: &request, key: key.as_ref() };
+    match (asking.make().await, &key) {
+        (Ok(made), _) => {
+            let told = told(made.outcome, made.reason, &made.detail);
+            let mut view = match made.view {
+                Some(view) => view,
+                None => workspace_view::workspace(app, made.workspace_id).await?,
+            };
+            view["prebuild_claim"] = told;
+            Ok((StatusCode::OK, Json(view)))
+        }
         // The same request may have overtaken this one.
         (Err(error @ ApiError::Conflict { .. }), Some(key)) => {
-            let Some(id) = key.earlier(app, caller).await? else { return Err(error) };
-            (id, Value::Null)
+            match key.earlier(app, caller).await? {
+                Some(id) => again(app, caller, id).await,
+                None => Err(error),
+            }
         }
-        (Err(error), _) => return Err(error),
-    };
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// The answer to a request that was carried out before: the same workspace, as it is now.
+async fn again(
+    app: &App,
+    caller: &Caller,
+    id: WorkspaceId,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let found = workspace::find(app.db(), id).await?.ok_or(ApiError::NotFound)?;
+    caller.authorize(Action::Read, &workspace_view::resource_of(&found))?;
     let mut view = workspace_view::workspace(app, id).await?;
-    view["prebuild_claim"] = told;
+    if let Some(it) = claim_attempt::find_told(app.db(), id).await? {
+        view["prebuild_claim"] = told(it.outcome, it.reason, &it.detail);
+    }
     Ok((StatusCode::OK, Json(view)))
 }
 
-/// Checks everything, then writes everything in one transaction. A version that became the active
-/// one in between is no reason to go without a prebuild: everything is checked again, once.
-#[tracing::instrument(
-    name = "http.workspace.create",
-    skip_all,
-    fields(workspace.id = tracing::field::Empty, outcome = tracing::field::Empty)
-)]
-async fn make(
-    app: &App,
-    caller: &Caller,
-    origin: &Origin,
-    request: &Request,
-    key: Option<&Key>,
-) -> Result<(WorkspaceId, Value), ApiError> {
-    let asking = Asking { app, caller, origin, request, key };
-    // Whoever names a preset names one of a version, and gets that.
-    let may_follow = request.body.template_version_id.is_none()
-        && request.body.template_version_preset_id.is_none();
-    let mut made = asking.once(may_follow).await?;
-    if made.is_none() {
-        made = asking.once(false).await?;
-    }
-    made.ok_or_else(|| ApiError::internal(anyhow::anyhow!("no workspace was made")))
+/// What a request made.
+struct Made {
+    workspace_id: WorkspaceId,
+    /// The preset that was named or matched.
+    preset: Option<PresetId>,
+    outcome: ClaimOutcome,
+    /// Why no prebuild served; `None` on a hit.
+    reason: Option<MissReason>,
+    /// What explains the outcome.
+    detail: Value,
+    /// The workspace as it is shown, where that is known.
+    view: Option<Value>,
 }
 
 /// A request with what it came with.
@@ -199,12 +214,30 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
+    /// Checks everything, then writes everything at once. A version that became the active one in
+    /// between is no reason to go without a prebuild: everything is checked again, once.
+    #[tracing::instrument(
+        name = "http.workspace.create",
+        skip_all,
+        fields(workspace.id = tracing::field::Empty, outcome = tracing::field::Empty)
+    )]
+    async fn make(&self) -> Result<Made, ApiError> {
+        // Whoever names a preset names one of a version, and gets that.
+        let may_follow = self.request.body.template_version_id.is_none()
+            && self.request.body.template_version_preset_id.is_none();
+        let mut made = self.once(may_follow).await?;
+        if made.is_none() {
+            made = self.once(false).await?;
+        }
+        made.ok_or_else(|| ApiError::internal(anyhow::anyhow!("no workspace was made")))
+    }
+
     /// `None`, with nothing written, only where `may_follow`: no prebuild was to be had, and another
     /// version is active by now.
-    async fn once(&self, may_follow: bool) -> Result<Option<(WorkspaceId, Value)>, ApiError> {
+    async fn once(&self, may_follow: bool) -> Result<Option<Made>, ApiError> {
         let body = &self.request.body;
-        name::workspace(&body.name)?;
         let prepared = prepare(self.app, self.caller, self.request).await?;
+        name::workspace(&body.name)?;
         let choice = choose(&prepared, body.requested(), body.template_version_preset_id)?;
         let workspace = new_workspace(self.request, &prepared)?;
         if prepared.name_taken {
@@ -215,69 +248,59 @@ impl Asking<'_> {
             .affordable(&prepared)
             .map_err(|error| ApiError::conflict(error.to_string(), None))?;
 
-        let mut work = self.app.begin().await?;
-        let order = Order {
-            caller: self.caller,
-            prepared: &prepared,
-            choice: &choice,
-            body,
-            workspace: &workspace,
-        };
-        let attempt = if let Some(hit) = order.claim(&mut work).await? {
+        let order =
+            Order { asking: self, prepared: &prepared, choice: &choice, workspace: &workspace };
+        let made = if let Some(hit) = order.claim().await? {
             hit
         } else {
+            let mut work = self.app.begin().await?;
             let miss = order.miss(&mut work).await?;
             if may_follow && miss.is_outdated {
                 return Ok(None);
             }
-            order.build(&mut work, miss).await?
+            order.build(work, miss).await?
         };
-        if let Some(pool) = choice.pool {
-            work.emit(Wake::pool(pool));
-        }
-        self.record(&mut work, &attempt, &workspace.name).await?;
-        work.commit().await?;
-        tracing::Span::current()
-            .record("workspace.id", tracing::field::display(attempt.workspace_id))
-            .record("outcome", tracing::field::display(attempt.outcome));
-        tracing::info!(
-            workspace.id = %attempt.workspace_id,
-            outcome = %attempt.outcome,
-            reason = attempt.reason.map(MissReason::as_str),
-            "workspace created"
-        );
-        Ok(Some((attempt.workspace_id, told(&attempt))))
+        self.count(&prepared, &made);
+        Ok(Some(made))
     }
 
-    async fn record(&self, work: &mut Work, attempt: &Attempt, name: &str) -> Result<(), ApiError> {
-        if let Some(key) = self.key {
-            let stored = idempotency::Stored {
-                body_hash: key.body_hash.clone(),
-                workspace_id: attempt.workspace_id,
-            };
-            let (now, caller) = (work.now(), self.caller.id());
-            if !idempotency::insert(work.conn(), caller, &key.text, &stored, now).await? {
-                return Err(ApiError::conflict("The same request is under way.", None));
-            }
-        }
-        claim_attempt::insert(work.conn(), attempt).await?;
-        let line = workspace_change::Line {
-            organization: attempt.organization_id,
-            action: "create",
-            resource_type: "workspace",
-            id: attempt.workspace_id.0,
-            target: name,
-            diff: json!({ "name": { "old": "", "new": name, "secret": false } }),
-        };
-        workspace_change::audit(work, self.caller, self.origin, line).await?;
-        Ok(())
+    fn count(&self, prepared: &Preparation, made: &Made) {
+        let preset = prepared.presets.iter().find(|it| Some(it.id) == made.preset);
+        let reason = made.reason.map_or("", MissReason::as_str);
+        self.app.metrics.claim_attempted([
+            &prepared.organization_name,
+            &prepared.template_name,
+            preset.map_or("", |it| &it.spec.name),
+            made.outcome.as_str(),
+            reason,
+        ]);
+        tracing::Span::current()
+            .record("workspace.id", tracing::field::display(made.workspace_id))
+            .record("outcome", tracing::field::display(made.outcome));
+        tracing::info!(
+            workspace.id = %made.workspace_id,
+            outcome = %made.outcome,
+            reason,
+            "workspace created"
+        );
     }
 }
 
-fn told(attempt: &Attempt) -> Value {
-    let mut told = json!({ "outcome": attempt.outcome, "reason": attempt.reason });
-    if let (Some(told), Some(detail)) = (told.as_object_mut(), attempt.detail.as_object()) {
+/// What a failed write means: a key in use is another request's, and that is a conflict.
+fn of_write(error: DbError) -> ApiError {
+    if error.constraint() == Some(Key::TAKEN) {
+        return ApiError::conflict("A request with the same Idempotency-Key is under way.", None);
+    }
+    error.into()
+}
+
+fn told(outcome: ClaimOutcome, reason: Option<MissReason>, detail: &Value) -> Value {
+    let mut told = json!({ "outcome": outcome, "reason": reason });
+    if let (Some(told), Some(detail)) = (told.as_object_mut(), detail.as_object()) {
         told.extend(detail.clone());
     }
     told
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,6 +53,13 @@ pub(crate) async fn workspace(app: &App, id: WorkspaceId) -> Result<Value, ApiEr
     workspaces(app, &[id]).await?.pop().ok_or(ApiError::NotFound)
 }
 
+/// A workspace whose newest build has just been queued, so that there is nothing of it to be read.
+pub(crate) fn queued(row: &Workspace, build: &Build) -> Value {
+    let json = build_json(build, &[]);
+    let shown = Shown { json, version_id: build.version_id.0, failing_agents: Vec::new() };
+    workspace_json(row, Some(shown))
+}
+
 /// Builds, in the order of `ids`.
 pub(crate) async fn builds(app: &App, ids: &[BuildId]) -> Result<Vec<Value>, ApiError> {
     let mut shown = builds_shown(app, ids).await?;

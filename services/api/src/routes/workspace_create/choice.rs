@@ -9,11 +9,13 @@ use berth_domain::preset::{Match, Preset, matching};
 use berth_domain::quota::QuotaExceeded;
 use berth_domain::state::{JobStatus, MissReason};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::Request;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{ApiError, Validation};
+use crate::lookup;
 use crate::routes::workspace_change;
 
 /// Reads what decides, and decides whether the caller may.
@@ -34,13 +36,12 @@ pub(super) async fn prepare(
         }
     };
     let missing = || ApiError::field(field, "there is no such template, or you may not see it");
-    let prepared = claim::prepare(app.db(), wanted, request.owner.id, &body.name)
-        .await?
-        .ok_or_else(missing)?;
+    let prepared = claim::prepare(app.db(), wanted, request.owner.id, &body.name).await?;
+    let is_there = organization(app, caller, request, prepared.as_ref()).await?;
+    let prepared = prepared.filter(|_| is_there).ok_or_else(missing)?;
     let in_organization = |kind| Resource::new(kind).in_organization(prepared.organization_id);
     let template = in_organization(ResourceKind::Template).with_acl(prepared.acl.clone());
-    let elsewhere = request.organization.is_some_and(|it| it != prepared.organization_id)
-        || body.template_id.is_some_and(|it| it != prepared.template_id);
+    let elsewhere = body.template_id.is_some_and(|it| it != prepared.template_id);
     if prepared.template_deleted || elsewhere || !caller.may(Action::Read, &template) {
         return Err(missing());
     }
@@ -65,6 +66,34 @@ pub(super) async fn prepare(
         ));
     }
     Ok(prepared)
+}
+
+/// Whether the organization that the request names is the template's. Fails for one that the caller may
+/// not see. The template's own needs no look-up.
+async fn organization(
+    app: &App,
+    caller: &Caller,
+    request: &Request,
+    prepared: Option<&Preparation>,
+) -> Result<bool, ApiError> {
+    let Some(named) = request.organization.as_deref() else { return Ok(true) };
+    let is_meant = |it: &&Preparation| match Uuid::try_parse(named) {
+        Ok(id) => id == it.organization_id.0,
+        Err(_) if named == "default" => it.organization_is_default,
+        Err(_) => named.to_lowercase() == it.organization_name.to_lowercase(),
+    };
+    match prepared.filter(is_meant) {
+        Some(it) => {
+            let kind = ResourceKind::Organization;
+            let resource = Resource::new(kind).in_organization(it.organization_id);
+            caller.authorize(Action::Read, &resource)?;
+            Ok(true)
+        }
+        None => {
+            let found = lookup::organization(app, caller, named).await?.id;
+            Ok(prepared.is_some_and(|it| it.organization_id == found))
+        }
+    }
 }
 
 fn usable(prepared: &Preparation, field: &str) -> Result<(), ApiError> {

@@ -1,145 +1,214 @@
-//! The transaction of a new workspace: a prebuild changes hands, or an ordinary build is queued.
+//! A request that passed every check: a prebuild changes hands in one statement, or an ordinary build is
+//! queued in one transaction.
 
-use berth_backbone::Work;
+use std::time::Instant;
+
 use berth_backbone::builder::{self, BuildRequest};
-use berth_bus::event::{Event, Wake, WorkspaceChanged, WorkspaceVerb};
+use berth_backbone::{Single, Work};
+use berth_bus::event::{BuildChanged, Event, JobPosted, Wake, WorkspaceChanged, WorkspaceVerb};
 use berth_db::build::NewBuild;
-use berth_db::claim::{self, PoolFacts, Preparation, Wanted};
-use berth_db::claim_attempt::Attempt;
-use berth_db::pool;
+use berth_db::claim::{self, Claim, Claimed, Preparation, Taken, Wanted};
+use berth_db::claim_attempt::{self, Attempt};
+use berth_db::idempotency;
+use berth_db::outbox;
 use berth_db::workspace::{self, NewWorkspace};
 use berth_domain::id::{BuildId, JobId, PresetId, WorkspaceId};
-use berth_domain::plan::Reason;
 use berth_domain::state::{
-    BuildReason, BuildStage, ClaimOutcome, JobClass, MissReason, PrebuildStatus, Transition,
+    BuildReason, BuildStage, ClaimOutcome, JobClass, JobStatus, MissReason, Transition,
 };
 use serde_json::{Value, json};
+use uuid::Uuid;
 
-use super::CreateWorkspace;
 use super::choice::{Choice, choose};
-use crate::auth::Caller;
+use super::miss::Miss;
+use super::{Asking, Made, of_write, view};
 use crate::error::ApiError;
+use crate::routes::workspace_change::{self, Line};
 
 /// A request that passed every check.
 pub(super) struct Order<'a> {
-    pub(super) caller: &'a Caller,
+    pub(super) asking: &'a Asking<'a>,
     pub(super) prepared: &'a Preparation,
     pub(super) choice: &'a Choice,
-    pub(super) body: &'a CreateWorkspace,
     pub(super) workspace: &'a NewWorkspace,
 }
 
-/// Why no prebuild served.
-pub(super) struct Miss {
-    reason: MissReason,
-    detail: Value,
-    /// The version that was looked at is not the active one any more.
-    pub(super) is_outdated: bool,
-}
-
-impl Miss {
-    fn because(reason: MissReason, detail: Value) -> Self {
-        Self { reason, detail, is_outdated: false }
-    }
+/// What is asked of a pool: the version that would be built, and what of it.
+#[derive(Clone, Copy)]
+struct Offer<'a> {
+    pool: PresetId,
+    built: &'a Preparation,
+    choice: &'a Choice,
 }
 
 impl Order<'_> {
     /// Hands a prebuild over: one of the version that is asked for, else one of the previous version
     /// where those are kept until enough new ones are ready. `None`: there is none to be had.
-    pub(super) async fn claim(&self, work: &mut Work) -> Result<Option<Attempt>, ApiError> {
-        let Some(pool) = self.choice.pool else { return Ok(None) };
-        let hit = self.take(work, (self.prepared, self.choice), pool).await?;
-        // A version that is named is the one that is meant.
-        let may_be_older = self.body.template_version_id.is_none();
-        match self.choice.previous(self.prepared).filter(|_| may_be_older) {
-            Some(previous) if hit.is_none() => {
-                let (preset, version) = (previous.preset_id, Wanted::Version(previous.version_id));
-                self.claim_previous(work, pool, preset, version).await
+    pub(super) async fn claim(&self) -> Result<Option<Made>, ApiError> {
+        let Some(pool) = self.choice.pool.filter(|_| self.asking.app.config.claims.enabled) else {
+            return Ok(None);
+        };
+        let offer = Offer { pool, built: self.prepared, choice: self.choice };
+        match self.take(offer).await? {
+            (Taken::Claimed(_), made) => return Ok(made),
+            (Taken::OverQuota, _) => {
+                return Err(ApiError::conflict(
+                    "quota exceeded: what was left of it has just been spent on another workspace; \
+                     stop or delete other workspaces, or ask for a larger allowance",
+                    None,
+                ));
             }
-            _ => Ok(hit),
+            (Taken::Nothing, _) => {}
         }
+        // A version that is named is the one that is meant.
+        if self.asking.request.body.template_version_id.is_some() {
+            return Ok(None);
+        }
+        let Some(previous) = self.choice.previous(self.prepared) else { return Ok(None) };
+        self.claim_previous(previous.preset_id, Wanted::Version(previous.version_id)).await
     }
 
     /// Hands a prebuild of the previous version over, if the request is valid there: that version is
     /// what will be built.
     async fn claim_previous(
         &self,
-        work: &mut Work,
         pool: PresetId,
-        preset: PresetId,
         version: Wanted,
-    ) -> Result<Option<Attempt>, ApiError> {
+    ) -> Result<Option<Made>, ApiError> {
         let (owner, name) = (self.workspace.owner_id, &self.workspace.name);
-        let old = claim::prepare(work.conn(), version, owner, name).await?;
+        let old = claim::prepare(self.asking.app.db(), version, owner, name).await?;
         let Some(old) = old.filter(|it| !it.version_archived) else { return Ok(None) };
-        let Ok(choice) = choose(&old, self.body.requested(), Some(preset)) else { return Ok(None) };
+        let requested = self.asking.request.body.requested();
+        let Ok(choice) = choose(&old, requested, Some(pool)) else { return Ok(None) };
         if choice.affordable(&old).is_err() {
             return Ok(None);
         }
-        let hit = self.take(work, (&old, &choice), preset).await?;
-        if hit.is_some() {
-            // The new pool may grow by what the old one lost.
-            let now = work.now();
-            pool::mark_dirty(work.conn(), &[pool], now).await?;
-            work.emit(Wake::pool(preset));
-        }
-        Ok(hit)
+        let (_, made) = self.take(Offer { pool, built: &old, choice: &choice }).await?;
+        Ok(made)
     }
 
-    async fn take(
-        &self,
-        work: &mut Work,
-        (built, choice): (&Preparation, &Choice),
-        pool: PresetId,
-    ) -> Result<Option<Attempt>, ApiError> {
-        let mut new = NewBuild {
-            id: BuildId(work.id()),
-            job_id: JobId(work.id()),
+    async fn take(&self, offer: Offer<'_>) -> Result<(Taken, Option<Made>), ApiError> {
+        let Asking { app, caller, origin, key, .. } = self.asking;
+        let single = app.backbone.single();
+        let build = self.new_build(&single, offer);
+        let events = self.events(&single, &build);
+        let line = self.line(WorkspaceId(Uuid::nil()));
+        let audit = workspace_change::entry((single.id(), single.now()), caller, origin, line);
+        let claim = Claim {
+            pool: offer.pool,
+            workspace: self.workspace,
+            build: &build,
+            attempt_id: single.id(),
+            asked_version: self.prepared.version_id,
+            asked_preset: self.choice.preset,
+            previous_detail: &previous_detail(offer.built),
+            audit: &audit,
+            key: key.map(|it| claim::Key { text: &it.text, body_hash: &it.body_hash }),
+            events: &events,
+        };
+        let began = Instant::now();
+        let mut taken = claim::take(app.db(), claim).await.map_err(of_write)?;
+        let Taken::Claimed(claimed) = &mut taken else { return Ok((taken, None)) };
+        app.metrics.claim_written(ClaimOutcome::Hit, began.elapsed());
+        // So that one can walk from a claim to the pass that ordered the prebuild, and to its build.
+        let ordered = claimed.prebuild_trace.as_object().into_iter().flatten();
+        berth_bus::trace::link(ordered.filter_map(|(k, v)| Some((k.as_str(), v.as_str()?))));
+        self.tell(single, claimed, offer.pool);
+        let detail =
+            if claimed.is_previous_version { previous_detail(offer.built) } else { json!({}) };
+        let view = view::of_claim(self, offer.built, &build, claimed);
+        let made = Made {
+            workspace_id: claimed.workspace_id,
+            preset: self.choice.preset,
+            outcome: ClaimOutcome::Hit,
+            reason: None,
+            detail,
+            view: Some(view),
+        };
+        Ok((taken, Some(made)))
+    }
+
+    fn new_build(&self, single: &Single, offer: Offer<'_>) -> NewBuild {
+        NewBuild {
+            id: BuildId(single.id()),
+            job_id: JobId(single.id()),
             // The statement finds the workspace.
-            workspace_id: WorkspaceId(uuid::Uuid::nil()),
-            version_id: built.version_id,
-            preset_id: Some(pool),
+            workspace_id: WorkspaceId(Uuid::nil()),
+            version_id: offer.built.version_id,
+            preset_id: Some(offer.pool),
             transition: Transition::Start,
-            initiator_id: self.caller.id(),
+            initiator_id: self.asking.caller.id(),
             reason: BuildReason::Initiator,
             stage: BuildStage::Claim,
             class: JobClass::Claim,
             pool_state: None,
-            parameters: choice.parameters.clone(),
-            trace: work.trace(),
-            now: work.now(),
-        };
-        let taken = claim::take(work.conn(), pool, self.workspace, &new).await?;
-        let Some(taken) = taken else { return Ok(None) };
-        new.workspace_id = taken.workspace_id;
-        // So that one can walk from a claim to the pass that ordered the prebuild, and to its build.
-        let ordered = taken.prebuild_trace.as_object().into_iter().flatten();
-        berth_bus::trace::link(ordered.filter_map(|(k, v)| Some((k.as_str(), v.as_str()?))));
-        builder::announce(work, &new, &taken.build);
-        work.emit(Event::Workspace(WorkspaceChanged {
-            organization_id: taken.build.organization_id,
-            workspace_id: taken.workspace_id,
+            parameters: offer.choice.parameters.clone(),
+            trace: single.trace(),
+            now: single.now(),
+        }
+    }
+
+    /// The events that are stored with a claim; the statement fills in what it finds.
+    fn events(&self, single: &Single, build: &NewBuild) -> [outbox::Row; 2] {
+        [
+            single.row(&Event::Build(BuildChanged {
+                organization_id: self.prepared.organization_id,
+                workspace_id: build.workspace_id,
+                workspace_name: self.workspace.name.clone(),
+                owner_id: self.workspace.owner_id,
+                template_id: self.prepared.template_id,
+                build_id: build.id,
+                build_number: 0,
+                transition: build.transition,
+                stage: build.stage,
+                job_status: JobStatus::Pending,
+                revision: 0,
+            })),
+            single.row(&self.changed(build.workspace_id, WorkspaceVerb::Claimed, 0)),
+        ]
+    }
+
+    fn changed(&self, workspace_id: WorkspaceId, what: WorkspaceVerb, revision: i64) -> Event {
+        Event::Workspace(WorkspaceChanged {
+            organization_id: self.prepared.organization_id,
+            workspace_id,
             owner_id: self.workspace.owner_id,
-            what: WorkspaceVerb::Claimed,
-            revision: taken.build.revision,
-        }));
-        let detail = if taken.is_previous_version {
-            json!({
-                "previous_version": true,
-                "version_id": built.version_id,
-                "version_name": built.version_name,
-            })
-        } else {
-            json!({})
-        };
-        let attempt = self.attempt(work, taken.workspace_id, new.id);
-        let prebuild_created_at = Some(taken.prebuild_created_at);
-        Ok(Some(Attempt { prebuild_created_at, detail, ..attempt }))
+            what,
+            revision,
+        })
+    }
+
+    fn line(&self, workspace: WorkspaceId) -> Line<'_> {
+        let name = self.workspace.name.as_str();
+        Line {
+            organization: self.prepared.organization_id,
+            action: "create",
+            resource_type: "workspace",
+            id: workspace.0,
+            target: name,
+            diff: json!({ "name": { "old": "", "new": name, "secret": false } }),
+        }
+    }
+
+    /// Publishes what the claim stored, and tells of what a poll would find: the job, and the pools'
+    /// marks.
+    fn tell(&self, single: Single, claimed: &mut Claimed, pool: PresetId) {
+        let mut notices = vec![
+            Event::JobPosted(JobPosted {
+                organization_id: claimed.organization_id,
+                provisioner: claimed.provisioner,
+                count: 1,
+            }),
+            Wake::pool(pool),
+        ];
+        notices.extend(self.choice.pool.filter(|it| *it != pool).map(Wake::pool));
+        single.committed(std::mem::take(&mut claimed.events), &notices);
     }
 
     /// Makes an ordinary workspace.
-    pub(super) async fn build(&self, work: &mut Work, miss: Miss) -> Result<Attempt, ApiError> {
+    pub(super) async fn build(&self, mut work: Work, miss: Miss) -> Result<Made, ApiError> {
         let Miss { reason, detail, .. } = miss;
+        let began = Instant::now();
         let id = WorkspaceId(work.id());
         let now = work.now();
         workspace::insert(work.conn(), id, self.workspace, now).await?;
@@ -148,23 +217,29 @@ impl Order<'_> {
             version_id: self.prepared.version_id,
             preset_id: self.choice.preset,
             transition: Transition::Start,
-            initiator_id: self.caller.id(),
+            initiator_id: self.asking.caller.id(),
             reason: BuildReason::Initiator,
             stage: BuildStage::None,
             class: JobClass::Human,
             pool_state: None,
             parameters: self.choice.parameters.clone(),
         };
-        let queued = builder::queue(work, request).await?;
-        work.emit(Event::Workspace(WorkspaceChanged {
-            organization_id: self.prepared.organization_id,
+        let queued = builder::queue(&mut work, request).await?;
+        work.emit(self.changed(id, WorkspaceVerb::Created, queued.build.revision));
+        if let Some(pool) = self.choice.pool {
+            work.emit(Wake::pool(pool));
+        }
+        self.record(&mut work, (id, queued.build_id), (reason, &detail)).await?;
+        work.commit().await?;
+        self.asking.app.metrics.claim_written(ClaimOutcome::Miss, began.elapsed());
+        Ok(Made {
             workspace_id: id,
-            owner_id: self.workspace.owner_id,
-            what: WorkspaceVerb::Created,
-            revision: queued.build.revision,
-        }));
-        let attempt = self.attempt(work, id, queued.build_id);
-        Ok(Attempt { outcome: ClaimOutcome::Miss, reason: Some(reason), detail, ..attempt })
+            preset: self.choice.preset,
+            outcome: ClaimOutcome::Miss,
+            reason: Some(reason),
+            detail,
+            view: None,
+        })
     }
 
     /// Finds out why no prebuild served.
@@ -174,111 +249,55 @@ impl Order<'_> {
         }
         let not_a_pool = Miss::because(MissReason::NotAPool, json!({}));
         let Some(pool) = self.choice.pool else { return Ok(not_a_pool) };
+        if !self.asking.app.config.claims.enabled {
+            return Ok(Miss::because(MissReason::Disabled, json!({})));
+        }
         let now = work.now();
         let facts = claim::diagnose(work.conn(), pool, now).await?;
-        Ok(facts.map_or(not_a_pool, |facts| {
-            let (reason, detail) = miss_reason(&facts);
-            Miss { reason, detail, is_outdated: !facts.active }
-        }))
+        Ok(facts.map_or(not_a_pool, |facts| Miss::of(&facts)))
     }
 
-    fn attempt(&self, work: &Work, workspace: WorkspaceId, build: BuildId) -> Attempt {
-        Attempt {
+    async fn record(
+        &self,
+        work: &mut Work,
+        (workspace_id, build_id): (WorkspaceId, BuildId),
+        (reason, detail): (MissReason, &Value),
+    ) -> Result<(), ApiError> {
+        let Asking { caller, origin, key, .. } = self.asking;
+        let now = work.now();
+        if let Some(key) = key {
+            let body_hash = key.body_hash.clone();
+            let stored = idempotency::Stored { body_hash, workspace_id };
+            idempotency::insert(work.conn(), caller.id(), &key.text, &stored, now)
+                .await
+                .map_err(of_write)?;
+        }
+        let attempt = Attempt {
             id: work.id(),
-            created_at: work.now(),
+            created_at: now,
             organization_id: self.prepared.organization_id,
             template_id: self.prepared.template_id,
             version_id: self.prepared.version_id,
             preset_id: self.choice.preset,
             user_id: self.workspace.owner_id,
-            workspace_id: workspace,
-            build_id: build,
-            outcome: ClaimOutcome::Hit,
-            reason: None,
-            detail: json!({}),
+            workspace_id,
+            build_id,
+            outcome: ClaimOutcome::Miss,
+            reason: Some(reason),
+            detail: detail.clone(),
             prebuild_created_at: None,
             build_status: None,
-        }
+        };
+        claim_attempt::insert(work.conn(), &attempt).await?;
+        workspace_change::audit(work, caller, origin, self.line(workspace_id)).await
     }
 }
 
-/// Why a pool that looks like this handed nothing out.
-fn miss_reason(facts: &PoolFacts) -> (MissReason, Value) {
-    let live = facts.ready - facts.ready_expired;
-    if !facts.active {
-        let detail = json!({ "explanation": "the version is not the template's active one" });
-        return (MissReason::Empty, detail);
-    }
-    if live > 0 {
-        return (MissReason::AllLocked, json!({ "ready": live }));
-    }
-    if facts.ready_expired > 0 && facts.unready + facts.starting == 0 {
-        return (MissReason::Expired, json!({ "expired": facts.ready_expired }));
-    }
-    if facts.unready + facts.starting > 0 {
-        let detail = json!({
-            "unready": facts.unready,
-            "starting": facts.starting,
-            "agents_waited_for": facts.waiting_for,
-        });
-        return (MissReason::NoneReady, detail);
-    }
-    let reason = match facts.status {
-        _ if facts.paused => MissReason::Paused,
-        PrebuildStatus::HardLimited => MissReason::HardLimited,
-        PrebuildStatus::ValidationFailed => MissReason::ValidationFailed,
-        PrebuildStatus::Healthy => serde_json::from_value::<Vec<Reason>>(facts.reasons.clone())
-            .unwrap_or_default()
-            .iter()
-            .find_map(Reason::miss_reason)
-            .unwrap_or(MissReason::Empty),
-    };
-    (reason, json!({}))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pool() -> PoolFacts {
-        PoolFacts {
-            members: 0,
-            ready: 0,
-            ready_expired: 0,
-            unready: 0,
-            starting: 0,
-            waiting_for: Vec::new(),
-            status: PrebuildStatus::Healthy,
-            paused: false,
-            active: true,
-            reasons: json!([]),
-        }
-    }
-
-    #[track_caller]
-    fn check(facts: &PoolFacts, expected: MissReason) {
-        assert_eq!(miss_reason(facts).0, expected);
-    }
-
-    #[test]
-    fn a_miss_names_what_the_pool_lacks() {
-        check(&pool(), MissReason::Empty);
-        check(&PoolFacts { ready: 2, ..pool() }, MissReason::AllLocked);
-        check(&PoolFacts { ready: 2, ready_expired: 2, ..pool() }, MissReason::Expired);
-        check(
-            &PoolFacts { ready: 2, ready_expired: 2, starting: 1, ..pool() },
-            MissReason::NoneReady,
-        );
-        check(&PoolFacts { unready: 1, ..pool() }, MissReason::NoneReady);
-    }
-
-    #[test]
-    fn an_empty_pool_says_what_holds_its_creation() {
-        check(&PoolFacts { paused: true, ..pool() }, MissReason::Paused);
-        let held = |status| PoolFacts { status, ..pool() };
-        check(&held(PrebuildStatus::HardLimited), MissReason::HardLimited);
-        check(&held(PrebuildStatus::ValidationFailed), MissReason::ValidationFailed);
-        let reasons = serde_json::to_value([Reason::Capacity]).unwrap();
-        check(&PoolFacts { reasons, ..pool() }, MissReason::Capacity);
-    }
+/// What is told of a claim that the previous version served.
+fn previous_detail(built: &Preparation) -> Value {
+    json!({
+        "previous_version": true,
+        "version_id": built.version_id,
+        "version_name": built.version_name,
+    })
 }
