@@ -1,7 +1,7 @@
 //! What passes cost, counted in statements.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::cell::Cell;
+use std::sync::Once;
 
 use berth_db::pool::{self, BuildIds, NewPrebuilds, Patience};
 use berth_domain::id::{BuildId, JobId, OrganizationId, TemplateId, VersionId, WorkspaceId};
@@ -13,13 +13,25 @@ use uuid::Uuid;
 use super::{PRESET, finish_builds, given_pool, prebuilds, reconciler};
 use crate::sweep::sweep;
 
-/// Counts the statements that sqlx says it sends, on the thread of one test.
-#[derive(Clone, Default)]
-struct Statements(Arc<AtomicUsize>);
+thread_local! {
+    static SENT: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts the statements that sqlx says it sends, by thread. One for the whole test process: what
+/// listens on one thread only may be missed by a callsite that another thread meets first.
+struct Statements;
 
 impl Statements {
+    /// Statements that this thread sends from now on; a test's runtime has one thread.
+    fn listen() -> Self {
+        static SET: Once = Once::new();
+        SET.call_once(|| tracing::subscriber::set_global_default(Self).unwrap());
+        SENT.set(0);
+        Self
+    }
+
     fn count(&self) -> usize {
-        self.0.swap(0, Ordering::Relaxed)
+        SENT.get()
     }
 }
 
@@ -37,7 +49,7 @@ impl Subscriber for Statements {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, _: &Event<'_>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        SENT.set(SENT.get() + 1);
     }
 
     fn enter(&self, _: &Id) {}
@@ -48,15 +60,11 @@ impl Subscriber for Statements {
 /// Begin, lock, reading, parameters, creation, outcome, outbox: as many for a hundred prebuilds as for one.
 #[tokio::test]
 async fn a_hundred_prebuilds_are_created_by_as_many_statements_as_one() {
-    let statements = Statements::default();
     let mut counts = Vec::new();
     for desired in [1, 100] {
         let database = given_pool(desired).await;
         let replica = reconciler(&database).await;
-        // sqlx' log must be known to tracing before it is listened to.
-        pool::next_due(&replica.backbone.db).await.unwrap();
-        let _counted = tracing::subscriber::set_default(statements.clone());
-        statements.count();
+        let statements = Statements::listen();
         replica.reconcile(PRESET, Patience::Wait).await.unwrap();
         counts.push(statements.count());
         assert_eq!(prebuilds(&database).await, i64::from(desired));
@@ -67,7 +75,6 @@ async fn a_hundred_prebuilds_are_created_by_as_many_statements_as_one() {
 /// Begin, lock, reading, deletes, outcome, outbox.
 #[tokio::test]
 async fn a_hundred_prebuilds_are_deleted_by_as_many_statements_as_one() {
-    let statements = Statements::default();
     let mut counts = Vec::new();
     for desired in [1, 100] {
         let database = given_pool(desired).await;
@@ -75,8 +82,7 @@ async fn a_hundred_prebuilds_are_deleted_by_as_many_statements_as_one() {
         replica.reconcile(PRESET, Patience::Wait).await.unwrap();
         finish_builds(&database).await;
         database.rows("update template_version_presets set desired_instances = 0").await;
-        let _counted = tracing::subscriber::set_default(statements.clone());
-        statements.count();
+        let statements = Statements::listen();
         replica.reconcile(PRESET, Patience::Wait).await.unwrap();
         counts.push(statements.count());
         let deleting = "select count(*) from workspaces where pool_state = 'deleting'";
@@ -125,8 +131,7 @@ async fn an_idle_sweep_is_two_statements() {
     let stop = CancellationToken::new();
     sweep(&replica, &stop).await.unwrap();
 
-    let statements = Statements::default();
-    let _counted = tracing::subscriber::set_default(statements.clone());
+    let statements = Statements::listen();
     assert_eq!(sweep(&replica, &stop).await.unwrap(), 0);
 
     assert_eq!(statements.count(), 2);
