@@ -7,7 +7,7 @@ use berth_service_kit::{HasProcess, Process};
 use serde::{Deserialize, Serialize};
 
 /// Configuration of the reconciler.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// What every process has.
@@ -18,6 +18,21 @@ pub struct Config {
     pub nats: BusConfig,
     /// The rules of 10-prebuilds.
     pub prebuilds: PrebuildSettings,
+    /// Most pools that `/metrics` shows one by one, about a kilobyte each; with more it shows
+    /// organizations, with empty names of template and preset.
+    pub pool_series: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            process: Process::default(),
+            database: DatabaseConfig::default(),
+            nats: BusConfig::default(),
+            prebuilds: PrebuildSettings::default(),
+            pool_series: 10_000,
+        }
+    }
 }
 
 impl Config {

@@ -1,17 +1,18 @@
 //! Pools as Prometheus sees them: read off the database, so that every replica shows the same.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_backbone::Backbone;
 use berth_db::pool::{self, PoolRow};
 use berth_db::prebuild;
-use berth_domain::schedule;
-use berth_domain::state::PrebuildStatus;
-use jiff::Timestamp;
 use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use tokio_util::sync::CancellationToken;
 
+/// How often pools are read.
 const EVERY: Duration = Duration::from_secs(15);
+/// Where a reading takes long, the pause is this many times as long: showing many pools is never what
+/// keeps Postgres busy.
+const REST: u32 = 20;
 const LABELS: [&str; 3] = ["template_name", "preset_name", "organization_name"];
 
 /// The gauges and totals of all pools.
@@ -24,6 +25,8 @@ pub(crate) struct Gauges {
     sick: Vec<IntGaugeVec>,
     paused: IntGauge,
     updated: Gauge,
+    /// Most pools that are shown one by one.
+    most: u32,
 }
 
 const GAUGES: [(&str, &str); 8] = [
@@ -37,17 +40,15 @@ const GAUGES: [(&str, &str); 8] = [
     ("berth_pool_stopped", "Prebuilds that an operator parked."),
 ];
 
-/// 1 or absent.
-const SICK: [(&str, &str, PrebuildStatus); 2] = [
+/// 1 or absent; of an organization, how many.
+const SICK: [(&str, &str); 2] = [
     (
         "coderd_prebuilt_workspaces_preset_hard_limited",
         "1 while the preset's breaker is open; absent otherwise.",
-        PrebuildStatus::HardLimited,
     ),
     (
         "coderd_prebuilt_workspaces_preset_validation_failed",
         "1 while the preset's values stand refused; absent otherwise.",
-        PrebuildStatus::ValidationFailed,
     ),
 ];
 
@@ -60,10 +61,9 @@ const TOTALS: [(&str, &str); 4] = [
 ];
 
 /// In the order of [`GAUGES`].
-fn values(row: &PoolRow, now: Timestamp) -> [i64; 8] {
-    let desired = row.prebuilds.as_ref().map_or(0, |it| schedule::desired(it, now).instances);
+fn values(row: &PoolRow) -> [i64; 8] {
     [
-        desired.into(),
+        row.desired,
         row.running,
         row.eligible,
         row.starting,
@@ -75,7 +75,7 @@ fn values(row: &PoolRow, now: Timestamp) -> [i64; 8] {
 }
 
 impl Gauges {
-    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+    pub(crate) fn register(registry: &Registry, most: u32) -> Result<Self, prometheus::Error> {
         let mut gauges = Vec::new();
         for (name, help) in GAUGES {
             let gauge = IntGaugeVec::new(Opts::new(name, help), &LABELS)?;
@@ -89,7 +89,7 @@ impl Gauges {
             totals.push(total);
         }
         let mut sick = Vec::new();
-        for (name, help, _) in SICK {
+        for (name, help) in SICK {
             let gauge = IntGaugeVec::new(Opts::new(name, help), &LABELS)?;
             registry.register(Box::new(gauge.clone()))?;
             sick.push(gauge);
@@ -104,32 +104,33 @@ impl Gauges {
             "When these were read, in Unix seconds.",
         )?;
         registry.register(Box::new(updated.clone()))?;
-        Ok(Self { levels: gauges, totals, sick, paused, updated })
+        Ok(Self { levels: gauges, totals, sick, paused, updated, most })
     }
 
     /// Refreshes the gauges until shutdown.
     pub(crate) async fn run(self, backbone: Backbone, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(EVERY);
         loop {
-            tokio::select! { _ = ticks.tick() => {}, () = stop.cancelled() => return }
+            let begun = Instant::now();
             if let Err(error) = self.refresh(&backbone).await {
                 tracing::warn!(error = format!("{error:#}"), "pools not measured");
             }
+            let pause = EVERY.max(begun.elapsed() * REST);
+            tokio::select! { () = tokio::time::sleep(pause) => {}, () = stop.cancelled() => return }
         }
     }
 
     /// Reads the pools and shows them: two statements.
     pub(crate) async fn refresh(&self, backbone: &Backbone) -> anyhow::Result<()> {
         let now = backbone.clock.now();
-        let rows = pool::list_rows(&backbone.db, now).await?;
+        let rows = pool::list_rows(&backbone.db, self.most, now).await?;
         let is_paused = prebuild::is_paused(&backbone.db, now).await?;
-        self.show(&rows, now);
+        self.show(&rows);
         self.paused.set(is_paused.into());
         self.updated.set(now.as_duration().as_secs_f64());
         Ok(())
     }
 
-    fn show(&self, rows: &[PoolRow], now: Timestamp) {
+    fn show(&self, rows: &[PoolRow]) {
         // A pool that is gone must not stay on show.
         self.levels.iter().for_each(IntGaugeVec::reset);
         self.totals.iter().for_each(IntCounterVec::reset);
@@ -140,15 +141,15 @@ impl Gauges {
                 row.preset_name.as_str(),
                 row.organization_name.as_str(),
             ];
-            for (gauge, value) in self.levels.iter().zip(values(row, now)) {
+            for (gauge, value) in self.levels.iter().zip(values(row)) {
                 gauge.with_label_values(&labels).set(value);
             }
             for (total, value) in self.totals.iter().zip(row.totals) {
                 total.with_label_values(&labels).inc_by(value.try_into().unwrap_or_default());
             }
-            for (gauge, (_, _, status)) in self.sick.iter().zip(SICK) {
-                if row.status == Some(status) {
-                    gauge.with_label_values(&labels).set(1);
+            for (gauge, sick) in self.sick.iter().zip([row.hard_limited, row.validation_failed]) {
+                if sick > 0 {
+                    gauge.with_label_values(&labels).set(sick);
                 }
             }
         }

@@ -36,7 +36,7 @@ pub async fn run(ctx: Context<Config>) -> anyhow::Result<()> {
 
     ctx.spawn("sweep", sweep::run(reconciler.clone(), ctx.shutdown.clone()));
     ctx.spawn("audit", audit::run(reconciler.clone(), ctx.shutdown.clone()));
-    let gauges = gauges::Gauges::register(&ctx.metrics)?;
+    let gauges = gauges::Gauges::register(&ctx.metrics, ctx.config.pool_series)?;
     ctx.spawn("gauges", gauges.run(backbone.clone(), ctx.shutdown.clone()));
     let consumer = Consumer {
         stream: Stream::Wake,

@@ -102,6 +102,7 @@ impl Reconciler {
         let look = match pool::lock(work.conn(), preset, patience, &self.settings, now).await? {
             Locked::Ours(look) => look,
             Locked::Busy => return Ok(Outcome::Busy),
+            Locked::Quiet => return Ok(Outcome::Done),
             Locked::Gone => {
                 // The version was removed; the marks go with this.
                 work.commit().await?;

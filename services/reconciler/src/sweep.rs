@@ -40,7 +40,8 @@ pub(crate) async fn run(reconciler: Reconciler, stop: CancellationToken) {
 /// Looks at every pool and every warm promotion that needs it, batch by batch, each once. With none,
 /// this is two statements. Answers with how many presets could not be reconciled.
 ///
-/// Replicas that sweep at the same time share the work: what one holds, the others skip.
+/// Replicas that sweep at the same time share the work: each begins a batch somewhere else, and what
+/// one holds or has done, the others skip.
 #[tracing::instrument(name = "reconcile.sweep", skip_all, err)]
 pub(crate) async fn sweep(
     reconciler: &Reconciler,
@@ -52,10 +53,14 @@ pub(crate) async fn sweep(
     let mut failed = 0;
     while !stop.is_cancelled() {
         let now = backbone.clock.now();
-        let presets = pool::list_due(&backbone.db, after, now, BATCH.into()).await?;
-        failed += reconcile(reconciler, &presets, stop).await;
+        let mut presets = pool::list_due(&backbone.db, after, now, BATCH.into()).await?;
         after = presets.last().copied();
-        if presets.len() < usize::from(BATCH) {
+        let is_last = presets.len() < usize::from(BATCH);
+        let anywhere = usize::from(u16::from_le_bytes(backbone.ids.bytes()));
+        let begin = anywhere.checked_rem(presets.len()).unwrap_or_default();
+        presets.rotate_left(begin);
+        failed += reconcile(reconciler, &presets, stop).await;
+        if is_last {
             break;
         }
     }

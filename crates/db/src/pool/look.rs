@@ -65,6 +65,8 @@ pub enum Locked {
     Ours(Box<Look>),
     /// Another replica is looking at it.
     Busy,
+    /// Whoever does not wait found neither a mark nor a due time: another replica was here first.
+    Quiet,
     /// There is no such pool (any more).
     Gone,
 }
@@ -99,13 +101,15 @@ pub async fn lock(
     let taken = sqlx::query!(
         r#"
         with waited as materialized (
-            select organization_id from prebuild_pools where preset_id = $1 and $2
+            select organization_id, due_at from prebuild_pools where preset_id = $1 and $2
             for no key update
         ), tried as materialized (
-            select organization_id from prebuild_pools where preset_id = $1 and not $2
+            select organization_id, due_at from prebuild_pools where preset_id = $1 and not $2
             for no key update skip locked
         ), pool as materialized (
-            select organization_id from waited union all select organization_id from tried
+            select organization_id, due_at from waited
+            union all
+            select organization_id, due_at from tried
         ), turn as materialized (
             select pg_advisory_xact_lock(hashtextextended(organization_id::text, 61))
             from pool where $3
@@ -120,15 +124,20 @@ pub async fn lock(
         select exists (select from pool) as "is_ours!", exists (select from known) as "is_known!",
                (select coalesce(sum(claims), 0) from taken) as "claims!",
                (select min(created_at) from taken) as marked_at,
+               exists (select from pool where due_at <= $4) as "is_due!",
                (select count(*) from turn) as turns"#,
         preset.0,
         patience == Patience::Wait,
-        settings.max_in_flight > 0
+        settings.max_in_flight > 0,
+        at(now)
     )
     .fetch_one(&mut *db)
     .await?;
     if !taken.is_ours {
         return Ok(if taken.is_known { Locked::Busy } else { Locked::Gone });
+    }
+    if patience == Patience::Skip && taken.marked_at.is_none() && !taken.is_due {
+        return Ok(Locked::Quiet);
     }
     let observed = observe(db, preset, settings, now).await?;
     Ok(observed.map_or(Locked::Gone, |observed| {

@@ -1,24 +1,22 @@
 //! What is read of pools beside [`super::observe`].
 
 use berth_domain::id::{PresetId, VersionId};
-use berth_domain::preset::Prebuilds;
-use berth_domain::state::PrebuildStatus;
 use jiff::Timestamp;
 
-use crate::claim::json;
 use crate::{DbError, Executor, at};
 
-/// Gauges and totals of the pools of one preset name: all versions of one template together.
+/// Gauges and totals of the pools of one preset name, all versions of one template together; or of
+/// one organization, where there are more pools than are shown one by one.
 #[derive(Debug, Clone)]
 pub struct PoolRow {
     /// Its organization's name.
     pub organization_name: String,
-    /// Its template's name.
+    /// Its template's name; empty for an organization.
     pub template_name: String,
-    /// Its preset's name.
+    /// Its preset's name; empty for an organization.
     pub preset_name: String,
-    /// What the active version asks for; `None`: it has no such pool.
-    pub prebuilds: Option<Prebuilds>,
+    /// What the newest plans of active versions want.
+    pub desired: i64,
     /// Running, ready or not.
     pub running: i64,
     /// What claims would get at this moment, a previous version's that is kept included.
@@ -33,8 +31,10 @@ pub struct PoolRow {
     pub failed: i64,
     /// Parked by an operator.
     pub stopped: i64,
-    /// Health of the active version's pool.
-    pub status: Option<PrebuildStatus>,
+    /// Active versions' pools whose breaker is open.
+    pub hard_limited: i64,
+    /// Active versions' pools whose values stand refused.
+    pub validation_failed: i64,
     /// Monotonic totals: created, failed, claimed, replaced.
     pub totals: [i64; 4],
 }
@@ -63,11 +63,16 @@ pub async fn list_creation_parameters(
     Ok(rows.into_iter().map(|row| (row.name, row.value)).collect())
 }
 
-/// Gauges and totals of the pools of live templates, by name, at `now`. Reads the pools and, once,
-/// the prebuilds that live; claims that no look has folded yet are counted from their marks.
+/// Gauges and totals of the pools of live templates at `now`, by name: one row for each, or, where
+/// there are more than `most` pools, one for each organization. Reads the pools and, once, the
+/// prebuilds that live; claims that no look has folded yet are counted from their marks.
 #[tracing::instrument(name = "db.pool.list_rows", level = "debug", skip_all, err)]
 #[expect(clippy::too_many_lines, reason = "one statement and its mapping, column by column")]
-pub async fn list_rows(db: impl Executor<'_>, now: Timestamp) -> Result<Vec<PoolRow>, DbError> {
+pub async fn list_rows(
+    db: impl Executor<'_>,
+    most: u32,
+    now: Timestamp,
+) -> Result<Vec<PoolRow>, DbError> {
     let rows = sqlx::query!(
         r#"
         with members as (
@@ -91,20 +96,21 @@ pub async fn list_rows(db: impl Executor<'_>, now: Timestamp) -> Result<Vec<Pool
             select preset_id, sum(claims) as claims from prebuild_pool_marks
             where claims > 0
             group by preset_id
+        ), shown as materialized (
+            select count(*) <= $2::bigint as each from (
+                select from prebuild_pools limit $2::bigint + 1
+            ) counted
         )
-        select o.name as organization_name, t.name as template_name, s.name as preset_name,
-               (jsonb_agg(jsonb_build_object(
-                   'instances', coalesce(s.desired_instances, 0),
-                   'timezone', s.scheduling_timezone,
-                   'schedules', coalesce((
-                       select jsonb_agg(
-                           jsonb_build_object('cron', c.cron, 'instances', c.desired_instances)
-                           order by c.position)
-                       from template_version_preset_schedules c where c.preset_id = s.id
-                   ), '[]')
-               )) filter (where pool_standing(p, t) = 'active'))->0 as prebuilds,
-               (array_agg(p.prebuild_status) filter (where pool_standing(p, t) = 'active'))[1]
-                   as status,
+        select o.name as organization_name, case when shown.each then t.name end as template_name,
+               case when shown.each then s.name end as preset_name,
+               coalesce(sum(p.desired) filter (where pool_standing(p, t) = 'active'), 0)::bigint
+                   as "desired!",
+               count(*) filter (
+                   where pool_standing(p, t) = 'active' and p.prebuild_status = 'hard_limited'
+               ) as "hard_limited!",
+               count(*) filter (
+                   where pool_standing(p, t) = 'active' and p.prebuild_status = 'validation_failed'
+               ) as "validation_failed!",
                coalesce(sum(m.running), 0)::bigint as "running!",
                coalesce(sum(m.eligible), 0)::bigint as "eligible!",
                coalesce(sum(m.starting), 0)::bigint as "starting!",
@@ -122,34 +128,29 @@ pub async fn list_rows(db: impl Executor<'_>, now: Timestamp) -> Result<Vec<Pool
         join organizations o on o.id = p.organization_id
         left join members m on m.preset_id = p.preset_id
         left join claims k on k.preset_id = p.preset_id
+        cross join shown
         where not t.deleted
-        group by o.name, t.name, s.name"#,
-        at(now)
+        group by 1, 2, 3"#,
+        at(now),
+        i64::from(most)
     )
     .fetch_all(db)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(PoolRow {
-                organization_name: row.organization_name,
-                template_name: row.template_name,
-                preset_name: row.preset_name,
-                prebuilds: row.prebuilds.map(|it| json("preset schedules", it)).transpose()?,
-                running: row.running,
-                eligible: row.eligible,
-                starting: row.starting,
-                expired: row.expired,
-                deleting: row.deleting,
-                failed: row.failed,
-                stopped: row.stopped,
-                status: row.status.map(|it| it.parse()).transpose()?,
-                totals: [
-                    row.created_total,
-                    row.failed_total,
-                    row.claimed_total,
-                    row.replaced_total,
-                ],
-            })
-        })
-        .collect()
+    let rows = rows.into_iter().map(|row| PoolRow {
+        organization_name: row.organization_name,
+        template_name: row.template_name.unwrap_or_default(),
+        preset_name: row.preset_name.unwrap_or_default(),
+        desired: row.desired,
+        running: row.running,
+        eligible: row.eligible,
+        starting: row.starting,
+        expired: row.expired,
+        deleting: row.deleting,
+        failed: row.failed,
+        stopped: row.stopped,
+        hard_limited: row.hard_limited,
+        validation_failed: row.validation_failed,
+        totals: [row.created_total, row.failed_total, row.claimed_total, row.replaced_total],
+    });
+    Ok(rows.collect())
 }

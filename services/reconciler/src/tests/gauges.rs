@@ -31,7 +31,7 @@ async fn desired_follows_the_schedule_and_eligible_what_claims_get() {
     let clock = Clock::manual(Clock::default().now());
     let replica = replica(&database, &Config::default(), &clock).await;
     let registry = Registry::new();
-    let gauges = Gauges::register(&registry).unwrap();
+    let gauges = Gauges::register(&registry, 10).unwrap();
     let shown = async || {
         gauges.refresh(&replica.backbone).await.unwrap();
         let name = |it: &str| gauge(&registry, &format!("coderd_prebuilt_workspaces_{it}"));
@@ -53,7 +53,7 @@ async fn a_sick_pool_is_shown_while_its_version_is_active() {
     let database = given_pool(1).await;
     let replica = super::reconciler(&database).await;
     let registry = Registry::new();
-    let gauges = Gauges::register(&registry).unwrap();
+    let gauges = Gauges::register(&registry, 10).unwrap();
     let limited = "coderd_prebuilt_workspaces_preset_hard_limited";
     let shown = async || {
         gauges.refresh(&replica.backbone).await.unwrap();
@@ -66,4 +66,23 @@ async fn a_sick_pool_is_shown_while_its_version_is_active() {
         .rows("update templates set active_version_id = '00000000-0000-0000-0000-000000000006'")
         .await;
     assert_eq!(shown().await, None);
+}
+
+/// More pools than are shown one by one are shown by organization, and none is left out.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_pools_are_shown_by_organization() {
+    let database = given_pool(2).await;
+    let replica = super::reconciler(&database).await;
+    replica.reconcile(PRESET, Patience::Wait).await.unwrap();
+    let registry = Registry::new();
+    Gauges::register(&registry, 0).unwrap().refresh(&replica.backbone).await.unwrap();
+
+    let families = registry.gather();
+    let desired = families.iter().find(|it| it.name() == "coderd_prebuilt_workspaces_desired");
+    let [metric] = desired.unwrap().get_metric() else { panic!("{desired:?}") };
+    let labels: Vec<_> = metric.get_label().iter().map(|it| (it.name(), it.value())).collect();
+    let expected = [("organization_name", "o"), ("preset_name", ""), ("template_name", "")];
+    assert_eq!(labels, expected);
+    assert_eq!(gauge(&registry, "coderd_prebuilt_workspaces_desired"), Some(2));
+    assert_eq!(gauge(&registry, "berth_pool_starting"), Some(2));
 }

@@ -231,7 +231,7 @@ async fn check(mut world: World, state: State) -> World {
     given(&mut world, &state).await;
 
     let db = world.services.db.clone();
-    let rows = pool::list_rows(&db, world.now()).await.unwrap();
+    let rows = pool::list_rows(&db, u32::MAX, world.now()).await.unwrap();
     let eligible: i64 = rows.iter().map(|it| it.eligible).sum();
     let by_pool = world.eligible().await;
     assert_eq!(eligible, by_pool.values().sum::<i64>(), "metric and explain");
