@@ -1,6 +1,7 @@
 //! Stories of the whole system with real processes: one module each.
 
 mod access;
+mod agents;
 mod architecture;
 mod archive;
 mod contract;

@@ -96,6 +96,35 @@ cat <<END
 END
 "#;
 
+/// Runs two agents, `one` and `two`, as local processes. Each adds a line with the owner's name to
+/// `starts` in a folder of its own. For anybody but the prebuilds user `two` then writes 3 MB of log.
+const APPLY_TWO_AGENTS: &str = r#"#!/bin/sh
+set -eu
+cat > /dev/null
+dir="$BERTH_LOCAL_ROOT/$CODER_WORKSPACE_ID"
+if [ "$CODER_WORKSPACE_TRANSITION" != start ]; then
+  for name in one two; do "$BERTH" agent --stop --dir "$dir/$name"; done
+  if [ "$CODER_WORKSPACE_TRANSITION" = delete ]; then rm -rf "$dir"; fi
+  echo '{"state": {}, "resources": []}'
+  exit 0
+fi
+export BERTH_AGENT_URL="$CODER_AGENT_URL" BERTH_AGENT_TOKEN
+agents=
+for name in one two; do
+  hash=$(printf %s "$CODER_WORKSPACE_ID-$name" | sha256sum | cut -d ' ' -f 1)
+  eval "token=\${CODER_RUNNING_WORKSPACE_AGENT_TOKEN_$hash:-}"
+  BERTH_AGENT_TOKEN="${token:-$(cat /proc/sys/kernel/random/uuid)}"
+  mkdir -p "$dir/$name"
+  "$BERTH" agent --detach --dir "$dir/$name" >&2
+  more=true
+  if [ $name = two ]; then more="[ \$CODER_WORKSPACE_OWNER_NAME = prebuilds ] || yes a-line-of-some-forty-characters-or-so | head -c 3000000"; fi
+  agents="$agents${agents:+,}{\"id\": \"$CODER_WORKSPACE_ID-$name\", \"name\": \"$name\", \"os\": \"linux\", \"arch\": \"amd64\", \"directory\": \"$dir/$name\",
+    \"token\": \"$BERTH_AGENT_TOKEN\", \"scripts\": [{\"display_name\": \"Startup\", \"run_on_start\": true,
+      \"script\": \"echo \$CODER_WORKSPACE_OWNER_NAME >> starts; $more\"}]}"
+done
+printf '%s\n' "{\"state\": {}, \"resources\": [{\"name\": \"thing\", \"type\": \"e2e_thing\", \"agents\": [$agents]}]}"
+"#;
+
 /// A claim replaces its disk, and says so.
 const PLAN_REPLACING: &str = r#"#!/bin/sh
 cat > /dev/null
@@ -133,6 +162,11 @@ pub(crate) fn held(pools: &[(&str, i32)]) -> Vec<u8> {
 /// Workspaces with one agent each, a local process.
 pub(crate) fn with_agent(pools: &[(&str, i32)]) -> Vec<u8> {
     archive(pools, PLAN, APPLY_AGENT)
+}
+
+/// Workspaces with two agents each, local processes.
+pub(crate) fn with_two_agents(pools: &[(&str, i32)]) -> Vec<u8> {
+    archive(pools, PLAN, APPLY_TWO_AGENTS)
 }
 
 /// Workspaces whose claim replaces a resource.
