@@ -78,7 +78,7 @@ fn json_cost(char: char) -> usize {
 }
 
 /// Where to cut `bytes` so that no character at their end is torn.
-fn char_boundary(bytes: &[u8]) -> usize {
+pub(crate) fn char_boundary(bytes: &[u8]) -> usize {
     let tail = bytes.iter().rev().take(3).position(|byte| byte & 0xC0 != 0x80);
     let Some(back) = tail else { return bytes.len() };
     let lead = bytes.len() - 1 - back;

@@ -152,7 +152,9 @@ impl Buffer {
     /// The server takes no more: what waits is not sent.
     fn fill(&mut self, unsent: &[LogLine]) {
         self.full = true;
-        unsent.iter().for_each(|line| self.unsent.add(line));
+        for line in unsent {
+            self.unsent.add(line);
+        }
         for (_, source) in std::mem::take(&mut self.sources) {
             for Waiting { line, cost, .. } in source.lines {
                 self.bytes -= cost;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::environment::Environment;
-use crate::lines::LineSplitter;
+use crate::lines::{LineSplitter, char_boundary};
 use crate::logs::Logs;
 use crate::manifest::{Metadata, Script};
 
@@ -269,6 +269,9 @@ async fn read_start(mut pipe: impl AsyncRead + Unpin) -> Vec<u8> {
     while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
         let room = MAX_VALUE - kept.len();
         kept.extend_from_slice(&buffer[..count.min(room)]);
+    }
+    if kept.len() == MAX_VALUE {
+        kept.truncate(char_boundary(&kept));
     }
     kept
 }

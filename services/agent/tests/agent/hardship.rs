@@ -166,6 +166,46 @@ async fn a_timeout_leaves_what_has_detached_itself_and_the_end_does_not() {
 }
 
 #[tokio::test]
+async fn ready_waits_for_every_script_that_starts_and_for_no_other() {
+    let api = Api::start().await;
+    let mut stop = startup_script("sleep 600");
+    stop["run_on_start"] = json!(false);
+    let slow = startup_script("while [ ! -e go ]; do sleep 0.02; done");
+    let scripts = json!([startup_script("echo quick"), slow, stop]);
+    api.change(|seen| seen.manifest = manifest("alice", ALICE, &scripts));
+    let agent = Agent::start(&api);
+    api.until("the quick one", |seen| seen.lines() == ["quick"]).await;
+    api.beats(5).await;
+    assert_eq!(api.seen().lifecycle, ["created", "starting"]);
+    std::fs::write(agent.home.path().join("go"), "").unwrap();
+    api.until_lifecycle(&["created", "starting", "ready"]).await;
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn metadata_is_cut_to_what_servers_keep_and_between_characters() {
+    let api = Api::start().await;
+    let mut whole = manifest("alice", ALICE, &json!([]));
+    whole["metadata"] = json!([
+        {"key": "long", "script": "printf ab; yes x€ | head -c 1000000 | tr -d '\\n'", "interval": 600},
+        {"key": "once", "script": "echo run >> runs; cat runs", "interval": 0, "timeout": 5},
+    ]);
+    api.change(|seen| seen.manifest = whole);
+    let agent = Agent::start(&api);
+    api.until("both", |seen| seen.metadata.len() >= 2).await;
+    api.beats(60).await;
+    agent.end().await;
+    let seen = api.seen();
+    assert_eq!(seen.metadata.len(), 2, "an interval of 0 is once");
+    let value = |key: &str| {
+        let found = seen.metadata.iter().find(|it| it["key"] == key).unwrap();
+        found["value"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(value("long"), format!("ab{}x", "x€".repeat(511)));
+    assert_eq!(value("once"), "run");
+}
+
+#[tokio::test]
 async fn scripts_inherit_no_open_file_of_the_agent() {
     let list = "for fd in /proc/self/fd/*; do echo ${fd##*/}; done";
     // What starts the tests may leave some open.
