@@ -17,6 +17,7 @@ mod reinit;
 mod shell;
 mod template;
 mod trace;
+mod watch;
 
 /// The binary under test.
 const BERTH: &str = env!("CARGO_BIN_EXE_berth");

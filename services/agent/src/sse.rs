@@ -1,4 +1,4 @@
-//! Server-sent events, as much of them as `reinit` uses: names and data. Bounded.
+//! Server-sent events, as much of them as is used: names, ids and data. Bounded.
 
 /// Longest line, and longest data of one event, in bytes.
 const MAX_EVENT: usize = 64 << 10;
@@ -8,6 +8,8 @@ const MAX_EVENT: usize = 64 << 10;
 pub struct SseEvent {
     /// What kind of event it is.
     pub name: String,
+    /// What to resume from after it; `None` when it says nothing of that.
+    pub id: Option<String>,
     /// Its lines, joined by line feeds.
     pub data: String,
 }
@@ -25,6 +27,7 @@ pub struct SseParser {
     after_return: bool,
     started: bool,
     name: String,
+    id: Option<String>,
     data: Option<String>,
 }
 
@@ -49,13 +52,13 @@ impl SseParser {
         let first = !std::mem::replace(&mut self.started, true);
         let line = if first { line.strip_prefix('\u{feff}').unwrap_or(&line) } else { &line };
         if line.is_empty() {
-            let name = std::mem::take(&mut self.name);
+            let (name, id) = (std::mem::take(&mut self.name), self.id.take());
             if let Some(data) = self.data.take() {
                 let name = if name.is_empty() { "message".to_owned() } else { name };
-                events.push(SseEvent { name, data });
+                events.push(SseEvent { name, id, data });
             } else if !name.is_empty() {
                 // The standard drops events without data, but a bare `event: ping` is one.
-                events.push(SseEvent { name, data: String::new() });
+                events.push(SseEvent { name, id, data: String::new() });
             }
             return Ok(());
         }
@@ -63,8 +66,9 @@ impl SseParser {
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "event" => value.clone_into(&mut self.name),
+            "id" => self.id = Some(value.to_owned()),
             "data" => self.add_data(value)?,
-            // Comments (no field name), `id` and `retry` tell us nothing.
+            // Comments (no field name) and `retry` tell us nothing.
             _ => {}
         }
         Ok(())
@@ -94,7 +98,11 @@ mod tests {
     fn check(stream: &str, expected: &[(&str, &str)]) {
         let expected: Vec<_> = expected
             .iter()
-            .map(|(name, data)| SseEvent { name: (*name).to_owned(), data: (*data).to_owned() })
+            .map(|(name, data)| SseEvent {
+                name: (*name).to_owned(),
+                id: None,
+                data: (*data).to_owned(),
+            })
             .collect();
         for size in [1, 2, 3, 7, stream.len().max(1)] {
             let mut parser = SseParser::default();
@@ -113,6 +121,15 @@ mod tests {
         check("data: a\rdata: b\r\r", &[("message", "a\nb")]);
         check(": hello\n\n\u{feff}data: not a field\n\n", &[]);
         check("\u{feff}data: ünï\n\n", &[("message", "ünï")]);
+    }
+
+    #[test]
+    fn an_id_is_of_its_own_event_alone() {
+        let mut events = Vec::new();
+        let stream = b"id: a-1\nevent: data\ndata: x\n\nid: a-2\nevent: ping\n\ndata: y\n\n";
+        SseParser::default().feed(stream, &mut events).unwrap();
+        let ids: Vec<_> = events.iter().map(|it| it.id.as_deref()).collect();
+        assert_eq!(ids, [Some("a-1"), Some("a-2"), None]);
     }
 
     #[test]
