@@ -1,5 +1,7 @@
 //! Terminals: people at one API replica, agents at another.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests unwrap as the tests do")]
+
 mod command;
 mod terminal;
 
@@ -138,8 +140,8 @@ async fn a_fast_producer_neither_fills_memory_nor_keeps_others_waiting() {
     assert_eq!(processes.len(), 3, "{processes:?}");
     let before: Vec<u64> = processes.iter().map(|pid| peak(*pid)).collect();
 
-    let mut stuck = open(&other, &alice, &agent, &[("command", "yes")]).await.unwrap();
-    stuck.shows("y\r\ny\r\n").await;
+    let mut deaf = open(&other, &alice, &agent, &[("command", "yes")]).await.unwrap();
+    deaf.shows("y\r\ny\r\n").await;
     let command = format!("head -c {BYTES} /dev/zero");
     let mut big = open(&other, &alice, &agent, &[("command", command.as_str())]).await.unwrap();
     let mut quick = open(&other, &alice, &agent, &[]).await.unwrap();

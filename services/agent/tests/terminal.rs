@@ -1,5 +1,7 @@
 //! The agent's end of terminals, against an API that a test plays frame by frame.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests unwrap as the tests do")]
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;

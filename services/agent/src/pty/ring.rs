@@ -59,10 +59,10 @@ mod tests {
         assert_eq!(ring.read(0, 5), b"hello");
         assert_eq!(ring.room(6), RING - 5);
 
-        ring.push(&[b'x'; RING]);
+        ring.push(&vec![b'x'; RING]);
         assert_eq!(ring.start(), 11);
         assert_eq!(ring.room(11), 0);
-        ring.push(&[b'y'; 3 * RING]);
+        ring.push(&vec![b'y'; 3 * RING]);
         assert_eq!(ring.end(), 11 + 4 * RING as u64);
         assert_eq!(ring.read(ring.start(), 1), b"y");
         assert_eq!(ring.read(ring.end(), 1), b"");

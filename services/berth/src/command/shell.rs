@@ -45,7 +45,7 @@ pub(crate) async fn shell(global: &Global, args: ShellArgs) -> anyhow::Result<()
     let workspace = workspace::get(&client, name).await?;
     let agent = choose(&workspace, agent)?;
     let local = Local::open()?;
-    let line = Line::new(client, text(agent, "id"), command_line(&args.command), &local);
+    let line = Line::new(client, text(agent, "id"), command_line(&args.command));
     let code = converse(line, local).await?;
     // Not a return: a thread waits for keys, and nothing ends that but the process' end.
     std::process::exit(code)

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::client::Client;
-use crate::command::shell::local::{Happening, Local};
+use crate::command::shell::local::{Happening, Local, size};
 use crate::command::shell::{NotConnected, show};
 
 /// Largest message of the server.
@@ -42,24 +42,20 @@ pub(super) struct Line {
     path: String,
     command: String,
     reconnect: String,
-    is_terminal: bool,
-    /// Bytes of output received.
-    received: u64,
-    is_begun: bool,
+    /// Bytes of output received; `None`: there was no connection yet.
+    received: Option<u64>,
     has_sent: bool,
     input_over: bool,
 }
 
 impl Line {
-    pub(super) fn new(client: Client, agent: &str, command: String, local: &Local) -> Self {
+    pub(super) fn new(client: Client, agent: &str, command: String) -> Self {
         Self {
             client,
             path: format!("/workspaceagents/{agent}/pty"),
             command,
             reconnect: uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string(),
-            is_terminal: local.is_terminal(),
-            received: 0,
-            is_begun: false,
+            received: None,
             has_sent: false,
             input_over: false,
         }
@@ -72,16 +68,16 @@ impl Line {
     }
 
     pub(super) async fn connect(&mut self, local: &Local) -> Result<WebSocket, NotConnected> {
-        let (width, height) = local.size();
+        let (width, height) = size();
         let mut query = vec![
             ("reconnect", self.reconnect.clone()),
             ("width", width.to_string()),
             ("height", height.to_string()),
             ("command", self.command.clone()),
-            ("terminal", self.is_terminal.to_string()),
+            ("terminal", local.is_terminal().to_string()),
         ];
-        if self.is_begun {
-            query.push(("after", self.received.to_string()));
+        if let Some(received) = self.received {
+            query.push(("after", received.to_string()));
         }
         let connected = self.client.websocket(&self.path, &query, MOST_MESSAGE).await;
         let (socket, headers) = match connected {
@@ -94,14 +90,11 @@ impl Line {
             Err(error) => return Err(NotConnected::Unreachable(error)),
         };
         let offset = headers.get(OFFSET).and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
-        if let Some(offset) = offset {
-            if self.is_begun && offset > self.received {
-                let missing = offset - self.received;
-                local.say(&format!("{missing} bytes of output were lost"));
-            }
-            self.received = offset;
+        let offset = offset.or(self.received).unwrap_or_default();
+        if let Some(missing @ 1..) = self.received.and_then(|it| offset.checked_sub(it)) {
+            local.say(&format!("{missing} bytes of output were lost"));
         }
-        self.is_begun = true;
+        self.received = Some(offset);
         Ok(socket)
     }
 
@@ -113,8 +106,9 @@ impl Line {
     ) -> anyhow::Result<Over> {
         let (mut sink, mut stream) = socket.split();
         let (mut has_sent, mut input_over) = (self.has_sent, self.input_over);
+        let received = self.received.get_or_insert_default();
         let over = tokio::select! {
-            over = receive(&mut stream, &mut self.received) => over?,
+            over = receive(&mut stream, received) => over?,
             over = send(&mut sink, local, &mut has_sent, &mut input_over) => over,
         };
         (self.has_sent, self.input_over) = (has_sent, input_over);
@@ -175,7 +169,7 @@ async fn send(
         let message = match happening {
             None => Message::Ping(Vec::new().into()),
             Some(Happening::Resized) => {
-                let (width, height) = local.size();
+                let (width, height) = size();
                 text(&json!({ "width": width, "height": height }))
             }
             Some(Happening::Signal(number)) => return Over::Signal(number),

@@ -51,14 +51,6 @@ impl Local {
         self.raw.is_some()
     }
 
-    /// Columns and rows; those of the field where there is no terminal, or one that does not know.
-    pub(super) fn size(&self) -> (u16, u16) {
-        let known = tcgetwinsize(std::io::stdout()).ok();
-        known
-            .filter(|it| it.ws_col > 0 && it.ws_row > 0)
-            .map_or((80, 24), |it| (it.ws_col, it.ws_row))
-    }
-
     /// Waits for what happens here next; for keys only with `takes_keys`.
     pub(super) async fn next(&mut self, takes_keys: bool) -> Happening {
         let [(one, first), (two, second), (three, third)] = &mut self.ended;
@@ -78,6 +70,12 @@ impl Local {
         let end = if self.is_terminal() { "\r\n" } else { "\n" };
         eprint!("berth: {text}{end}");
     }
+}
+
+/// Columns and rows; those of the field where there is no terminal, or one that does not know.
+pub(super) fn size() -> (u16, u16) {
+    let known = tcgetwinsize(std::io::stdout()).ok();
+    known.filter(|it| it.ws_col > 0 && it.ws_row > 0).map_or((80, 24), |it| (it.ws_col, it.ws_row))
 }
 
 /// Reads standard input in a thread, which nothing but the process' end stops.
