@@ -318,9 +318,8 @@ impl Client {
 /// What an answer that says no means. Berth says why; a `404` of anything else says nothing about what
 /// was asked.
 fn refusal(call: &'static str, status: StatusCode, body: &[u8]) -> CallError {
-    let is_ours = serde_json::from_slice::<ErrorBody>(body).is_ok();
-    let is_foreign = status.is_client_error() && !matches!(status.as_u16(), 401 | 403) && !is_ours;
-    if is_foreign {
+    let is_a_proxys = matches!(status.as_u16(), 400 | 404 | 405 | 413);
+    if is_a_proxys && serde_json::from_slice::<ErrorBody>(body).is_err() {
         CallError::Foreign { call, status }
     } else {
         CallError::Status { call, status, message: message_of(body) }
@@ -392,6 +391,7 @@ mod tests {
         assert_eq!(verdict(400, ""), Verdict::Later);
         assert_eq!(verdict(413, "<html>"), Verdict::Never);
         assert_eq!(verdict(401, ""), Verdict::Refused);
+        assert_eq!(verdict(409, ""), Verdict::Never);
         assert_eq!(verdict(503, "<html>"), Verdict::Later);
     }
 }

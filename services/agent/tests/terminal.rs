@@ -99,7 +99,10 @@ impl Stand {
 }
 
 async fn manifest() -> Json<Value> {
-    Json(json!({ "agent_id": SHELL, "owner_id": ALICE, "owner_name": "alice", "directory": "~" }))
+    Json(json!({
+        "agent_id": SHELL, "owner_id": ALICE, "owner_name": "alice", "directory": "~",
+        "motd_file": "~/motd",
+    }))
 }
 
 async fn terminals(State(sockets): State<Sockets>, upgrade: WebSocketUpgrade) -> Response {
@@ -326,4 +329,20 @@ async fn shells_end_with_their_processes() {
         };
         timeout(PATIENCE, told).await.expect("the shell is hung up on");
     }
+}
+
+/// Who opens a shell reads it, and a program that runs a command does not.
+#[tokio::test]
+async fn a_shell_with_a_terminal_begins_with_the_message_of_the_day() {
+    let mut stand = Stand::new().await;
+    std::fs::write(stand.home.path().join("motd"), "Welcome\nhere\n").unwrap();
+    let mut line = stand.line().await;
+    line.say(FIRST, Request::Open(Open { terminal: true, ..wanted("") })).await;
+    let shown = line.shows(FIRST, "here\r\n").await;
+    assert!(shown.starts_with(b"Welcome\r\n"), "{shown:?}");
+
+    let command = Open { terminal: true, reconnect: Uuid::from_u128(9), ..wanted("echo done") };
+    line.say(SECOND, Request::Open(command)).await;
+    let shown = line.shows(SECOND, "done").await;
+    assert!(shown.starts_with(b"done"), "{shown:?}");
 }
