@@ -3,7 +3,7 @@
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use berth_testkit::{SOON, TestStack, User};
+use berth_testkit::{SOON, Service, TestStack, User};
 use rustix::termios::tcgetattr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
@@ -37,7 +37,7 @@ async fn piped(stack: &TestStack, user: &User, arguments: &[&str], input: &[u8])
 /// Bytes arrive as they are both ways, the command's status is ours, and an error says what to do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_command_line_is_a_pipe_and_a_terminal() {
-    let stack = stack().await;
+    let mut stack = stack().await;
     let alice = stack.user("alice").await;
     given_workspace(&stack, &alice, "mine").await;
     let binary: Vec<u8> = (0..1_000_000_u32).map(|it| (it % 251) as u8).collect();
@@ -53,18 +53,18 @@ async fn the_command_line_is_a_pipe_and_a_terminal() {
     assert_eq!(nothing.status.code(), Some(1));
     let complaint = String::from_utf8_lossy(&nothing.stderr).into_owned();
     assert!(complaint.contains("there are: main"), "{complaint}");
-    at_a_terminal(&stack, &alice).await;
+    at_a_terminal(&mut stack, &alice).await;
     stack.settled().await;
 }
 
-/// Raw while it runs, resized with the window, and set back.
-async fn at_a_terminal(stack: &TestStack, alice: &User) {
+/// Raw while it runs, resized with the window, connected again when the server died, and set back.
+async fn at_a_terminal(stack: &mut TestStack, alice: &User) {
     let (mut terminal, other_end) = pty_process::open().unwrap();
     terminal.resize(pty_process::Size::new(30, 90)).unwrap();
     let before = tcgetattr(&other_end).unwrap();
     let mut child = pty_process::Command::new(BERTH)
         .args(["shell", "mine"])
-        .env("BERTH_URL", stack.app.url())
+        .env("BERTH_URL", stack.via(1).url())
         .env("BERTH_TOKEN", alice.token())
         .kill_on_drop(true)
         .spawn_borrowed(&other_end)
@@ -89,6 +89,10 @@ async fn at_a_terminal(stack: &TestStack, alice: &User) {
     shows(&mut terminal, "cat\nparrot\n", "parrot\r\n").await;
     shows(&mut terminal, "\u{3}", "^C").await;
     shows(&mut terminal, "echo after-$((1 + 1))\n", "after-2\r\n").await;
+    stack.kill9(Service::Api, 1).await;
+    stack.restart(Service::Api, 1).await;
+    shows(&mut terminal, "", "connected again").await;
+    shows(&mut terminal, "echo back-$((1 + 1))\n", "back-2\r\n").await;
     terminal.write_all(b"exit 5\n").await.unwrap();
     let status = timeout(Duration::from_secs(20), child.wait()).await.expect("an end").unwrap();
     assert_eq!(status.code(), Some(5));
