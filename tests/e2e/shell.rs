@@ -319,3 +319,33 @@ async fn a_claim_ends_the_former_owners_terminals() {
     assert!(!mine.text().contains("secret"), "{}", mine.text());
     stack.settled().await;
 }
+
+/// With NATS away nothing is shown; afterwards the shell goes on, with nothing lost or shown twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nats_loses_is_sent_again() {
+    const LAST: u64 = 100;
+    let builder = TestStack::builder(BERTH).replicas(Service::Api, 2).own_nats();
+    let mut stack = builder.start().await;
+    let alice = stack.user("alice").await;
+    let workspace = given_workspace(&stack, &alice, "mine").await;
+    let agent = agent_of(&workspace);
+    let count = format!("for i in $(seq {LAST}); do echo line-$i-; sleep 0.05; done; exit 4");
+    let query = [("reconnect", SHELL), ("command", count.as_str()), ("terminal", "false")];
+    let mut shell = open(&stack.via(1), &alice, &agent, &query).await.unwrap();
+    shell.shows("line-3-\n").await;
+    stack.stop_nats().await;
+    stack.start_nats().await;
+    let mut seen = Vec::new();
+    let mut end = shell.ends().await;
+    seen.append(&mut shell.seen);
+    while end.0 == 1012 {
+        let mut again = reopen(&stack, 1, &alice, &agent, seen.len() as u64).await;
+        assert_eq!(again.offset, seen.len() as u64);
+        end = again.ends().await;
+        seen.append(&mut again.seen);
+    }
+    assert_eq!(end, (1000, "exit 4".to_owned()));
+    let expected: String = (1..=LAST).map(|it| format!("line-{it}-\n")).collect();
+    assert_eq!(String::from_utf8_lossy(&seen), expected);
+    stack.settled().await;
+}
