@@ -345,7 +345,7 @@ async fn what_nats_loses_is_sent_again() {
         seen.append(&mut again.seen);
     }
     assert_eq!(end, (1000, "exit 4".to_owned()));
-    let expected: String = (1..=LAST).map(|it| format!("line-{it}-\n")).collect();
-    assert_eq!(String::from_utf8_lossy(&seen), expected);
+    let expected: Vec<_> = (1..=LAST).map(|it| format!("line-{it}-\n")).collect();
+    assert_eq!(String::from_utf8_lossy(&seen), expected.concat());
     stack.settled().await;
 }
