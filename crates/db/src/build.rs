@@ -1,7 +1,7 @@
 //! Workspace builds: the one statement that queues one, and what readers ask.
 
 use berth_domain::id::{
-    BuildId, JobId, OrganizationId, PresetId, TemplateId, UserId, VersionId, WorkspaceId,
+    BuildId, FileId, JobId, OrganizationId, PresetId, TemplateId, UserId, VersionId, WorkspaceId,
 };
 use berth_domain::state::{
     BuildReason, BuildStage, JobClass, PoolState, ProvisionerType, Transition,
@@ -63,6 +63,8 @@ pub struct QueuedBuild {
     pub template_id: TemplateId,
     /// The tool it needs.
     pub provisioner: ProvisionerType,
+    /// The archive that its job runs.
+    pub file_id: FileId,
 }
 
 /// Queues a build: numbers it, inserts build, parameters and job, and points the workspace at it,
@@ -112,7 +114,7 @@ pub async fn queue(db: impl Executor<'_>, new: &NewBuild) -> Result<Option<Queue
             from workspace, unnest($14::text[], $15::text[]) as p (name, value)
         )
         select w.name, w.owner_id, w.organization_id, w.template_id, w.revision,
-               w.latest_build_number, v.provisioner
+               w.latest_build_number, v.provisioner, v.file_id
         from workspace w, version v"#,
         new.id.0,
         new.workspace_id.0,
@@ -141,6 +143,7 @@ pub async fn queue(db: impl Executor<'_>, new: &NewBuild) -> Result<Option<Queue
             organization_id: OrganizationId(row.organization_id),
             template_id: TemplateId(row.template_id),
             provisioner: row.provisioner.parse()?,
+            file_id: FileId(row.file_id),
         })
     })
     .transpose()

@@ -35,6 +35,8 @@ pub(crate) struct App {
     pub(crate) uploads: Arc<Semaphore>,
     /// People's terminals served at once.
     pub(crate) terminals: Arc<Semaphore>,
+    /// Workspaces created at once: as many as there are connections.
+    pub(crate) creations: Arc<Semaphore>,
     /// Counts requests by caller.
     pub(crate) rate_limits: Arc<RateLimits>,
 }
@@ -53,12 +55,14 @@ impl App {
         metrics: &Registry,
     ) -> anyhow::Result<Self> {
         let config = Arc::new(config);
+        let connections = usize::try_from(backbone.db.options().get_max_connections())?;
         Ok(Self {
             metrics: Metrics::register(metrics)?,
             live,
             passwords: Passwords::new(config.session.password_hashes)?,
             uploads: Arc::new(Semaphore::new(UPLOADS)),
             terminals: Arc::new(Semaphore::new(config.terminals.most)),
+            creations: Arc::new(Semaphore::new(connections)),
             rate_limits: Arc::new(RateLimits::new(config.rate_limit)),
             backbone,
             config,

@@ -154,13 +154,12 @@ async fn answer(
         return again(app, caller, id).await;
     }
     let asking = Asking { app, caller, origin, request: &request, key: key.as_ref() };
+    // A crowd waits here, in order, instead of each for a connection at each of its statements.
+    let _turn = app.creations.acquire().await.map_err(ApiError::internal)?;
     match (asking.make().await, &key) {
         (Ok(made), _) => {
             let told = told(made.outcome, made.reason, &made.detail);
-            let mut view = match made.view {
-                Some(view) => view,
-                None => workspace_view::workspace(app, made.workspace_id).await?,
-            };
+            let mut view = made.view;
             view["prebuild_claim"] = told;
             Ok((StatusCode::OK, Json(view)))
         }
@@ -200,8 +199,8 @@ struct Made {
     reason: Option<MissReason>,
     /// What explains the outcome.
     detail: Value,
-    /// The workspace as it is shown, where that is known.
-    view: Option<Value>,
+    /// The workspace as it is shown.
+    view: Value,
 }
 
 /// A request with what it came with.

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use berth_backbone::builder::{self, BuildRequest};
+use berth_backbone::builder::{self, BuildRequest, Queued};
 use berth_backbone::{Single, Work};
 use berth_bus::event::{BuildChanged, Event, JobPosted, Wake, WorkspaceChanged, WorkspaceVerb};
 use berth_db::build::NewBuild;
@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::choice::{Choice, choose};
 use super::miss::Miss;
+use super::view::Fresh;
 use super::{Asking, Made, of_write, view};
 use crate::error::ApiError;
 use crate::routes::workspace_change::{self, Line};
@@ -116,14 +117,23 @@ impl Order<'_> {
         self.tell(single, claimed, offer.pool);
         let detail =
             if claimed.is_previous_version { previous_detail(offer.built) } else { json!({}) };
-        let view = view::of_claim(self, offer.built, &build, claimed);
+        let fresh = Fresh {
+            workspace_id: claimed.workspace_id,
+            created_at: claimed.prebuild_created_at,
+            revision: claimed.revision,
+            build_number: claimed.build_number,
+            daily_cost: claimed.daily_cost,
+            provisioner: claimed.provisioner,
+            file_id: claimed.file_id,
+        };
+        let view = view::of(self, offer.built, &build, &fresh);
         let made = Made {
             workspace_id: claimed.workspace_id,
             preset: self.choice.preset,
             outcome: ClaimOutcome::Hit,
             reason: None,
             detail,
-            view: Some(view),
+            view,
         };
         Ok((taken, Some(made)))
     }
@@ -230,6 +240,7 @@ impl Order<'_> {
             work.emit(Wake::pool(pool));
         }
         self.record(&mut work, (id, queued.build_id), (reason, &detail)).await?;
+        let view = self.queued(&work, id, &queued);
         work.commit().await?;
         self.asking.app.metrics.claim_written(ClaimOutcome::Miss, began.elapsed());
         Ok(Made {
@@ -238,8 +249,38 @@ impl Order<'_> {
             outcome: ClaimOutcome::Miss,
             reason: Some(reason),
             detail,
-            view: None,
+            view,
         })
+    }
+
+    /// The ordinary workspace as it is shown.
+    fn queued(&self, work: &Work, workspace_id: WorkspaceId, queued: &Queued) -> Value {
+        let new = NewBuild {
+            id: queued.build_id,
+            job_id: queued.job_id,
+            workspace_id,
+            version_id: self.prepared.version_id,
+            preset_id: self.choice.preset,
+            transition: Transition::Start,
+            initiator_id: self.asking.caller.id(),
+            reason: BuildReason::Initiator,
+            stage: BuildStage::None,
+            class: JobClass::Human,
+            pool_state: None,
+            parameters: Vec::new(),
+            trace: Value::Null,
+            now: work.now(),
+        };
+        let fresh = Fresh {
+            workspace_id,
+            created_at: work.now(),
+            revision: queued.build.revision,
+            build_number: queued.build.number,
+            daily_cost: 0,
+            provisioner: queued.build.provisioner,
+            file_id: queued.build.file_id,
+        };
+        view::of(self, self.prepared, &new, &fresh)
     }
 
     /// Finds out why no prebuild served.

@@ -59,10 +59,19 @@ async fn a_claim_gives_the_prebuild_owner_name_and_settings_and_queues_its_build
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_answers_with_what_a_reader_sees() {
+async fn creating_answers_with_what_a_reader_sees() {
     let stand = Stand::new().await;
     stand.given_prebuilds(SMALL, "ready", 1, 3).await;
-    let mut told = stand.api.create(1, &wanted()).await.expect(200);
+    for (name, outcome) in [("first", "hit"), ("second", "miss")] {
+        let mut body = wanted();
+        body["name"] = json!(name);
+        let told = stand.api.create(1, &body).await.expect(200);
+        assert_eq!(told["prebuild_claim"]["outcome"], outcome);
+        as_a_reader_sees_it(&stand, told).await;
+    }
+}
+
+async fn as_a_reader_sees_it(stand: &Stand, mut told: Value) {
     let path = format!("/workspaces/{}", told["id"].as_str().unwrap());
     let mut seen = stand.api.get(1, &path).await.expect(200);
 
