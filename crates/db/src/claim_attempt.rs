@@ -71,30 +71,79 @@ pub async fn insert(db: impl Executor<'_>, attempt: &Attempt) -> Result<(), DbEr
     Ok(())
 }
 
-/// The newest attempts of an organization.
+/// Which attempts.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    /// Of this organization.
+    pub organization: OrganizationId,
+    /// Of the template with this name or id.
+    pub template: Option<String>,
+    /// With this outcome.
+    pub outcome: Option<ClaimOutcome>,
+    /// Missed for this reason.
+    pub reason: Option<MissReason>,
+    /// Not older than this.
+    pub since: Option<Timestamp>,
+    /// Only those before this one in the list, by its time and id.
+    pub before: Option<(Timestamp, Uuid)>,
+    /// Rows at most.
+    pub limit: i64,
+}
+
+/// An attempt with what people call its parts. Names are empty of what is gone.
+#[derive(Debug, Clone)]
+pub struct Named {
+    /// The attempt.
+    pub attempt: Attempt,
+    /// Name of the template.
+    pub template_name: String,
+    /// Name of the preset.
+    pub preset_name: String,
+    /// Name of the user.
+    pub username: String,
+    /// Name of the workspace.
+    pub workspace_name: String,
+}
+
+/// Lists attempts, newest first.
 #[tracing::instrument(name = "db.claim_attempt.list", skip_all, err)]
-pub async fn list(
-    db: impl Executor<'_>,
-    organization: OrganizationId,
-    limit: i64,
-    offset: i64,
-) -> Result<Vec<Attempt>, DbError> {
+#[expect(clippy::too_many_lines, reason = "one statement and its mapping, column by column")]
+pub async fn list(db: impl Executor<'_>, filter: &Filter) -> Result<Vec<Named>, DbError> {
     let rows = sqlx::query!(
-        "
-        select id, created_at, organization_id, template_id, template_version_id, preset_id,
-               user_id, workspace_id, build_id, outcome, reason, detail, prebuild_created_at,
-               build_status
-        from claim_attempts where organization_id = $1
-        order by created_at desc, id desc limit $2 offset $3",
-        organization.0,
-        limit,
-        offset
+        r#"
+        select a.id, a.created_at, a.organization_id, a.template_id, a.template_version_id,
+               a.preset_id, a.user_id, a.workspace_id, a.build_id, a.outcome, a.reason, a.detail,
+               a.prebuild_created_at, a.build_status, coalesce(t.name, '') as "template_name!",
+               coalesce(p.name, '') as "preset_name!", coalesce(u.username, '') as "username!",
+               coalesce(w.name, '') as "workspace_name!"
+        from claim_attempts a
+        left join templates t on t.id = a.template_id
+        left join template_version_presets p on p.id = a.preset_id
+        left join users u on u.id = a.user_id
+        left join workspaces w on w.id = a.workspace_id
+        where a.organization_id = $1
+          and ($2::text is null or lower(t.name) = lower($2) or t.id::text = lower($2))
+          and ($3::text is null or a.outcome = $3)
+          and ($4::text is null or a.reason = $4)
+          and a.created_at >= coalesce($5, '-infinity'::timestamptz)
+          and (a.created_at, a.id) < (coalesce($6, 'infinity'::timestamptz),
+                                      coalesce($7, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid))
+        order by a.created_at desc, a.id desc
+        limit $8"#,
+        filter.organization.0,
+        filter.template,
+        filter.outcome.map(ClaimOutcome::as_str),
+        filter.reason.map(MissReason::as_str),
+        maybe_at(filter.since) as _,
+        maybe_at(filter.before.map(|it| it.0)) as _,
+        filter.before.map(|it| it.1),
+        filter.limit
     )
     .fetch_all(db)
     .await?;
     rows.into_iter()
         .map(|row| {
-            Ok(Attempt {
+            let attempt = Attempt {
                 id: row.id,
                 created_at: row.created_at.to_jiff(),
                 organization_id: OrganizationId(row.organization_id),
@@ -109,6 +158,13 @@ pub async fn list(
                 detail: row.detail,
                 prebuild_created_at: maybe_time(row.prebuild_created_at),
                 build_status: row.build_status,
+            };
+            Ok(Named {
+                attempt,
+                template_name: row.template_name,
+                preset_name: row.preset_name,
+                username: row.username,
+                workspace_name: row.workspace_name,
             })
         })
         .collect()

@@ -4,6 +4,7 @@ mod agent;
 mod audit_log;
 mod build;
 mod build_log;
+mod claim;
 mod file;
 mod group;
 mod inbox;
@@ -59,6 +60,7 @@ const RESOURCES: &[fn() -> Router<App>] = &[
     watch::routes,
     workspace::routes,
     workspace_create::routes,
+    claim::routes,
     prebuild::routes,
 ];
 

@@ -63,6 +63,8 @@ enum Command {
     Shell(command::shell::ShellArgs),
     /// Print every workspace build update, as it happens
     Watch(command::watch::WatchArgs),
+    /// Show who got a prebuild, who did not, and why not
+    Claims(command::claims::ClaimsArgs),
     /// Show every pool: its size, and why
     Pools,
     /// Look after pools: plan, explain, pause, policies, invalidate
@@ -120,6 +122,7 @@ pub(crate) fn main() -> ExitCode {
                 Command::Logs(args) => command::logs::logs(&global, output, args).await,
                 Command::Shell(args) => command::shell::shell(&global, args).await,
                 Command::Watch(args) => command::watch::watch(&global, output, args).await,
+                Command::Claims(args) => command::claims::claims(&global, output, args).await,
                 Command::Pools => command::prebuild::pools(&global, output).await,
                 Command::Prebuilds(it) => command::prebuild::run(&global, output, it).await,
                 Command::Migrate(args) => process::migrate(args).await,

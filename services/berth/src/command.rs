@@ -1,5 +1,6 @@
 //! The commands that talk to the API.
 
+pub(crate) mod claims;
 pub(crate) mod login;
 pub(crate) mod logs;
 pub(crate) mod prebuild;

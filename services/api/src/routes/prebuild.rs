@@ -1,4 +1,4 @@
-//! Prebuilds as operators see them: pools, why they are as they are, pauses, policies, and claims.
+//! Prebuilds as operators see them: pools, why they are as they are, pauses and policies.
 
 mod change;
 mod explain;
@@ -17,7 +17,6 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post};
 use berth_backbone::Work;
 use berth_bus::event::Wake;
-use berth_db::claim_attempt;
 use berth_db::pause::NewPause;
 use berth_db::prebuild::{self, Filter, Pool};
 use berth_domain::authz::{Action, Resource, ResourceKind};
@@ -34,8 +33,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::edge::Origin;
 use crate::error::ApiError;
-use crate::extract::{Json, Paging, Path};
-use crate::lookup;
+use crate::extract::Json;
 use crate::routes::workspace_change;
 
 /// Routes of prebuilds.
@@ -50,7 +48,6 @@ pub(crate) fn routes() -> Router<App> {
         .route("/templates/{template}/prebuilds/explain", get(explain::show))
         .route("/templates/{template}/prebuilds/reset", post(change::reset))
         .route("/templates/{template}/prebuilds/invalidate", post(change::invalidate))
-        .route("/organizations/{organization}/claims", get(claims))
 }
 
 /// Wakes the reconciler for pools that were marked.
@@ -169,39 +166,4 @@ fn pool_json(it: &Pool, now: Timestamp) -> Value {
         "reasons": reasons,
         "last_reconciled_at": it.last_reconciled_at,
     })
-}
-
-/// The newest claim attempts of an organization.
-async fn claims(
-    State(app): State<App>,
-    caller: Caller,
-    Path(organization): Path<String>,
-    paging: Paging,
-) -> Result<Json<Vec<Value>>, ApiError> {
-    let organization = lookup::organization(&app, &caller, &organization).await?.id;
-    let template = Resource::new(ResourceKind::Template).in_organization(organization);
-    caller.authorize(Action::Update, &template)?;
-    let attempts = claim_attempt::list(app.db(), organization, paging.limit, paging.offset).await?;
-    Ok(Json(
-        attempts
-            .iter()
-            .map(|it| {
-                json!({
-                    "id": it.id,
-                    "created_at": it.created_at,
-                    "template_id": it.template_id,
-                    "template_version_id": it.version_id,
-                    "preset_id": it.preset_id,
-                    "user_id": it.user_id,
-                    "workspace_id": it.workspace_id,
-                    "build_id": it.build_id,
-                    "outcome": it.outcome,
-                    "reason": it.reason,
-                    "detail": it.detail,
-                    "prebuild_created_at": it.prebuild_created_at,
-                    "build_status": it.build_status,
-                })
-            })
-            .collect(),
-    ))
 }

@@ -86,7 +86,7 @@ async fn path(client: &Client, name: &str) -> anyhow::Result<String> {
 }
 
 /// A query string of the parameters that have a value; nothing without any.
-fn query(parameters: &[(&str, Option<String>)]) -> String {
+pub(crate) fn query(parameters: &[(&str, Option<String>)]) -> String {
     let given = parameters.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
     let pairs: Vec<String> =
         given.map(|(name, value)| format!("{name}={}", encoded(value))).collect();

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Global;
 use crate::client::{Client, list as items, number, text};
-use crate::command::{logs, template};
+use crate::command::{claims, logs, template};
 use crate::output::Output;
 
 /// How long to wait for agents after their build is done.
@@ -108,8 +108,15 @@ async fn preset_id(client: &Client, template: &Value, name: &str) -> anyhow::Res
 /// Says at once whether a prebuild was there, and why not.
 fn claim_line(workspace: &Value) -> String {
     match (text(workspace, "prebuild_claim.outcome"), text(workspace, "prebuild_claim.reason")) {
-        ("hit", _) => "a prebuild is yours; finishing it for you".to_owned(),
-        ("miss", reason) => format!("no prebuild ({reason}); building a new workspace"),
+        ("hit", _) => match text(workspace, "prebuild_claim.version_name") {
+            "" => "a prebuild is yours; finishing it for you".to_owned(),
+            older => format!("a prebuild of the version {older} is yours; finishing it for you"),
+        },
+        ("miss", reason) => {
+            let detail = claims::explained(&workspace["prebuild_claim"]);
+            let why = if detail.is_empty() { String::new() } else { format!(": {detail}") };
+            format!("no prebuild ({reason}{why}); building a new workspace")
+        }
         _ => "building a new workspace".to_owned(),
     }
 }

@@ -3,8 +3,10 @@
 mod count;
 mod hit;
 mod key;
+mod list;
 mod miss;
 mod quota;
+mod refuse;
 
 use axum::Router;
 use axum::body::Body;
