@@ -107,7 +107,6 @@ pub struct Named {
 
 /// Lists attempts, newest first.
 #[tracing::instrument(name = "db.claim_attempt.list", skip_all, err)]
-#[expect(clippy::too_many_lines, reason = "one statement and its mapping, column by column")]
 pub async fn list(db: impl Executor<'_>, filter: &Filter) -> Result<Vec<Named>, DbError> {
     let rows = sqlx::query!(
         r#"

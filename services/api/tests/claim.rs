@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use berth_db::build::NewBuild;
-use berth_db::claim;
+use berth_db::claim::{self, Claim, Taken};
 use berth_db::workspace::NewWorkspace;
+use berth_db::{Executor, audit};
 use berth_domain::id::{
     BuildId, JobId, OrganizationId, PresetId, TemplateId, UserId, VersionId, WorkspaceId,
 };
@@ -92,6 +93,45 @@ fn order(n: u32) -> (NewWorkspace, NewBuild) {
     (workspace, build)
 }
 
+/// Claims from the one pool. The workspace that changed hands, if one did.
+async fn take(
+    db: impl Executor<'_>,
+    workspace: &NewWorkspace,
+    build: &NewBuild,
+) -> Option<WorkspaceId> {
+    let audit = audit::Entry {
+        id: build.id.0,
+        now: build.now,
+        actor: None,
+        organization: None,
+        action: "create",
+        resource_type: "workspace",
+        resource_id: Uuid::nil(),
+        target: String::new(),
+        diff: serde_json::json!({}),
+        request_id: None,
+        ip: String::new(),
+        user_agent: String::new(),
+        status_code: 200,
+    };
+    let order = Claim {
+        pool: PresetId(PRESET),
+        workspace,
+        build,
+        attempt_id: build.id.0,
+        asked_version: build.version_id,
+        asked_preset: build.preset_id,
+        previous_detail: &serde_json::json!({}),
+        audit: &audit,
+        key: None,
+        events: &[],
+    };
+    match claim::take(db, order).await.expect("the claim is answered") {
+        Taken::Claimed(claimed) => Some(claimed.workspace_id),
+        Taken::OverQuota | Taken::Nothing => None,
+    }
+}
+
 /// N users, M prebuilds: exactly M hits, no error, and each hit has its own workspace.
 #[tokio::test]
 async fn as_many_claims_hit_as_there_are_prebuilds_and_none_fails() {
@@ -104,10 +144,9 @@ async fn as_many_claims_hit_as_there_are_prebuilds_and_none_fails() {
         async move {
             let (workspace, build) = order(n);
             let mut transaction = berth_db::begin(&pool).await.unwrap();
-            let taken = claim::take(&mut *transaction, PresetId(PRESET), &workspace, &build).await;
-            let taken = taken.unwrap();
+            let taken = take(&mut *transaction, &workspace, &build).await;
             transaction.commit().await.unwrap();
-            taken.map(|it| it.workspace_id)
+            taken
         }
     });
     let mut hits: Vec<WorkspaceId> = join_all(claims).await.into_iter().flatten().collect();
@@ -140,8 +179,7 @@ async fn neither_expired_nor_invalidated_prebuilds_are_handed_out() {
     database.rows(&expire).await;
 
     let (workspace, build) = order(1);
-    let taken = claim::take(&pool, PresetId(PRESET), &workspace, &build).await.unwrap();
-    assert!(taken.is_none());
+    assert_eq!(take(&pool, &workspace, &build).await, None);
     let facts = claim::diagnose(&pool, PresetId(PRESET), build.now).await.unwrap().unwrap();
     assert_eq!((facts.ready, facts.ready_expired, facts.active), (2, 2, true));
 }

@@ -82,18 +82,14 @@ async fn organization(
         Err(_) if named == "default" => it.organization_is_default,
         Err(_) => named.to_lowercase() == it.organization_name.to_lowercase(),
     };
-    match prepared.filter(is_meant) {
-        Some(it) => {
-            let kind = ResourceKind::Organization;
-            let resource = Resource::new(kind).in_organization(it.organization_id);
-            caller.authorize(Action::Read, &resource)?;
-            Ok(true)
-        }
-        None => {
-            let found = lookup::organization(app, caller, named).await?.id;
-            Ok(prepared.is_some_and(|it| it.organization_id == found))
-        }
+    if let Some(it) = prepared.filter(is_meant) {
+        let kind = ResourceKind::Organization;
+        let resource = Resource::new(kind).in_organization(it.organization_id);
+        caller.authorize(Action::Read, &resource)?;
+        return Ok(true);
     }
+    let found = lookup::organization(app, caller, named).await?.id;
+    Ok(prepared.is_some_and(|it| it.organization_id == found))
 }
 
 fn usable(prepared: &Preparation, field: &str) -> Result<(), ApiError> {

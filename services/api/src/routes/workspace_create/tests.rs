@@ -90,7 +90,7 @@ impl Replica {
     }
 
     async fn send(&self, who: u128, request: http::request::Builder, body: Body) -> Answer {
-        let token = format!("{:0>10}-abcdefghijklmnopqrstuv", who);
+        let token = format!("{who:0>10}-abcdefghijklmnopqrstuv");
         let request = request.header("Coder-Session-Token", token);
         let request = request.header(header::CONTENT_TYPE, "application/json").body(body).unwrap();
         let response = self.router.clone().oneshot(request).await.unwrap();

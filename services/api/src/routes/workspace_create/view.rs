@@ -27,8 +27,8 @@ pub(super) struct Fresh {
 
 /// The workspace with its build, of which nothing was built yet.
 pub(super) fn of(order: &Order<'_>, built: &Preparation, new: &NewBuild, fresh: &Fresh) -> Value {
-    let build = build(order, built, new, fresh);
-    workspace_view::queued(&workspace(order, new, fresh), &build)
+    let newest = build(order, built, new, fresh);
+    workspace_view::queued(&workspace(order, new, fresh), &newest)
 }
 
 fn workspace(order: &Order<'_>, new: &NewBuild, fresh: &Fresh) -> Workspace {

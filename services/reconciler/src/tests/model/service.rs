@@ -4,11 +4,11 @@ use berth_backbone::builder::{self, BuildRequest};
 use berth_backbone::{Backbone, Work};
 use berth_db::build::read::Canceled;
 use berth_db::build::{self, NewBuild};
-use berth_db::claim::{self, Wanted};
+use berth_db::claim::{self, Claim, Taken, Wanted};
 use berth_db::completion::{self, Facts, NewAgent, NewResource, Owner};
 use berth_db::job::{self, Ending, Filter};
 use berth_db::workspace::NewWorkspace;
-use berth_db::{agent, build_state};
+use berth_db::{agent, audit, build_state};
 use berth_domain::id::{
     AgentId, BuildId, DaemonId, JobId, LeaseToken, PresetId, ResourceId, TemplateId, VersionId,
     WorkspaceId,
@@ -68,12 +68,35 @@ pub(super) async fn claim(
             trace: work.trace(),
             now: work.now(),
         };
-        let taken = claim::take(work.conn(), pool, &workspace, &new).await.unwrap();
-        if let Some(taken) = taken {
-            if taken.is_previous_version {
-                let now = work.now();
-                berth_db::pool::mark_dirty(work.conn(), &[preset], now).await.unwrap();
-            }
+        let audit = audit::Entry {
+            id: work.id(),
+            now: work.now(),
+            actor: None,
+            organization: None,
+            action: "create",
+            resource_type: "workspace",
+            resource_id: Uuid::nil(),
+            target: String::new(),
+            diff: serde_json::json!({}),
+            request_id: None,
+            ip: String::new(),
+            user_agent: String::new(),
+            status_code: 200,
+        };
+        let order = Claim {
+            pool,
+            workspace: &workspace,
+            build: &new,
+            attempt_id: work.id(),
+            asked_version: version,
+            asked_preset: Some(preset),
+            previous_detail: &serde_json::json!({}),
+            audit: &audit,
+            key: None,
+            events: &[],
+        };
+        let taken = claim::take(work.conn(), order).await.unwrap();
+        if let Taken::Claimed(taken) = taken {
             work.commit().await.unwrap();
             return Some(taken.workspace_id);
         }
