@@ -116,9 +116,10 @@ pub async fn take(db: impl Executor<'_>, claim: Claim<'_>) -> Result<Taken, DbEr
             limit 1
             for update of w skip locked
         ), charged as (
-            select c.id, c.created_at, c.is_previous, b.daily_cost
-            from candidate c join workspace_builds b on b.id = c.latest_build_id
-            where b.daily_cost = 0 or quota_covers($3, c.organization_id, b.daily_cost)
+            select c.id, c.created_at, c.is_previous, coalesce(b.daily_cost, 0) as daily_cost
+            from candidate c left join workspace_builds b on b.id = c.latest_build_id
+            where coalesce(b.daily_cost, 0) = 0
+               or quota_covers($3, c.organization_id, b.daily_cost)
         ), workspace as (
             update workspaces w
             set owner_id = $3, name = $4, autostart_schedule = $5, ttl_ms = $6,
