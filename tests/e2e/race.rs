@@ -132,7 +132,8 @@ async fn a_thousand_people_race_for_a_hundred_prebuilds_and_a_hundred_get_one() 
 
 /// Members of the template's organization, each with a token.
 async fn given_people_and_prebuilds(stack: &TestStack, template: &Value, preset: &str) {
-    let organization = template["organization_id"].as_str().unwrap();
+    let organization =
+        template["organization_id"].as_str().expect("a template names its organization");
     let sql = format!(
         "
         create temporary table made as
@@ -153,8 +154,9 @@ async fn given_people_and_prebuilds(stack: &TestStack, template: &Value, preset:
 
 /// Prebuilds that are ready: a hundred real ones would take a minute.
 async fn given_prebuilds(stack: &TestStack, template: &Value, preset: &str) {
-    let organization = template["organization_id"].as_str().unwrap();
-    let id = template["id"].as_str().unwrap();
+    let organization =
+        template["organization_id"].as_str().expect("a template names its organization");
+    let id = template["id"].as_str().expect("a template has an id");
     let user = "c42fdf75-3097-471c-8c33-fb52454d81c0";
     let sql = format!(
         "

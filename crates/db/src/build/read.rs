@@ -320,7 +320,10 @@ pub async fn mark_claim_ended(
     status: JobStatus,
 ) -> Result<(), DbError> {
     sqlx::query!(
-        "update claim_attempts set build_status = $2 where build_id = $1",
+        "
+        update claim_attempts a set build_status = $2
+        from workspace_builds b
+        where b.id = $1 and a.workspace_id = b.workspace_id and a.build_id = b.id",
         build.0,
         status.as_str()
     )
