@@ -271,11 +271,11 @@ mod tests {
             let mut lost = accept().await;
             let first = read(&mut lost).await;
             drop(lost);
-            let busy = r#"{"message": "the same Idempotency-Key is under way"}"#;
-            answer(accept().await, "409 Conflict", busy).await;
+            let under_way = r#"{"message": "the same Idempotency-Key is under way"}"#;
+            answer(accept().await, "409 Conflict", under_way).await;
             answer(accept().await, "503 Service Unavailable", "{}").await;
-            let last = answer(accept().await, "201 Created", r#"{"name": "dev"}"#).await;
-            assert_eq!(key(&first), key(&last));
+            let repeated = answer(accept().await, "201 Created", r#"{"name": "dev"}"#).await;
+            assert_eq!(key(&first), key(&repeated));
         };
         let client = client(&url);
         let command = async {

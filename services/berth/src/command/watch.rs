@@ -55,7 +55,7 @@ pub(crate) async fn watch(global: &Global, output: Output, args: WatchArgs) -> a
 
 /// Whether there was no answer at all.
 fn may_pass(error: &anyhow::Error) -> bool {
-    error.chain().any(|it| it.is::<reqwest::Error>())
+    error.chain().any(<dyn std::error::Error>::is::<reqwest::Error>)
 }
 
 fn say(output: Output, args: &WatchArgs, event: &SseEvent) {
