@@ -86,8 +86,8 @@ impl Stand {
             },
             clock: Clock::system(),
         };
-        // As `berth agent` does: shells inherit an ignored hang-up (nohup), and no handler.
-        signal(SignalKind::hangup()).unwrap();
+        // As `berth agent` does: shells inherit an ignored hang-up (nohup), and no handler. It stays.
+        drop(signal(SignalKind::hangup()).unwrap());
         let stop = CancellationToken::new();
         tokio::spawn(berth_agent::run(options, stop.clone()));
         Self { home, sockets, _stop: stop.drop_guard() }
