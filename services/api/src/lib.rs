@@ -13,6 +13,8 @@ mod lookup;
 mod metrics;
 mod password;
 mod rate_limit;
+#[cfg(test)]
+mod replica;
 mod routes;
 
 use std::net::SocketAddr;

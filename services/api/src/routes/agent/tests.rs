@@ -2,24 +2,16 @@
 
 use std::fmt::Write as _;
 
-use axum::Router;
 use axum::body::Body;
-use berth_backbone::{Backbone, Clock};
-use berth_bus::{Bus, BusConfig};
-use berth_testkit::{TestDatabase, servers, subject_space};
-use http::{Method, Request, header};
-use jiff::{SignedDuration, Timestamp};
-use prometheus::Registry;
+use berth_testkit::TestDatabase;
+use http::Method;
+use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
-use tower::ServiceExt as _;
 use uuid::Uuid;
 
-use crate::app::App;
 use crate::config::Config;
-use crate::live::Live;
+use crate::replica::{NOW, Replica};
 
-const NOW: &str = "2026-11-21T12:00:00Z";
 const PREBUILDS: &str = "c42fdf75-3097-471c-8c33-fb52454d81c0";
 /// Everything that is not an agent's: organization, user, version, template, job, build, resource.
 const IT: Uuid = Uuid::from_u128(1);
@@ -32,42 +24,21 @@ const USER_TOKEN: &str = "Owner00000-abcdefghijklmnopqrstuv";
 /// The API over a database with one prebuild that waits for two agents. Events stay in the outbox.
 struct Stand {
     database: TestDatabase,
-    app: App,
-    router: Router,
+    api: Replica,
 }
 
 impl Stand {
     async fn new() -> Self {
         let database = TestDatabase::create().await;
         database.rows(&rows()).await;
-        let db = berth_db::connect(&database.url, 6, "test").unwrap();
-        let url = servers().await.nats_url.clone();
-        let bus = BusConfig { url, prefix: subject_space(), ..BusConfig::default() };
-        let bus = Bus::connect(&bus, "test").await.unwrap();
-        let clock = Clock::manual(NOW.parse().unwrap());
-        let (backbone, _publisher) = Backbone::over("api", (db, bus), clock);
-        let live = Live::silent(CancellationToken::new());
-        let app = App::over(Config::default(), backbone, live, &Registry::new()).unwrap();
-        let router = crate::routes::router(app.clone());
-        Self { database, app, router }
-    }
-
-    fn advance(&self, seconds: i64) {
-        self.app.backbone.clock.advance(SignedDuration::from_secs(seconds));
+        let api = Replica::over(&database.url, 6, Config::default()).await;
+        Self { database, api }
     }
 
     async fn ask(&self, token: &str, method: Method, path: &str, body: Value) -> (u16, Value) {
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("/api/v2/workspaceagents/{path}"))
-            .header("Coder-Session-Token", token)
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Body::from(body.to_string()))
-            .unwrap();
-        let response = self.router.clone().oneshot(request).await.unwrap();
-        let status = response.status().as_u16();
-        let bytes = axum::body::to_bytes(response.into_body(), 1 << 24).await.unwrap();
-        (status, serde_json::from_slice(&bytes).unwrap_or_default())
+        let request = Replica::request(&format!("/workspaceagents/{path}")).method(method);
+        let answer = self.api.send(Some(token), request, Body::from(body.to_string())).await;
+        (answer.status, answer.body)
     }
 
     /// What an agent reports.
@@ -190,7 +161,7 @@ async fn the_batch_that_crosses_the_bound_is_stored_up_to_it_and_the_agent_is_to
 #[tokio::test]
 async fn a_clock_that_is_off_puts_nothing_into_the_future_or_before_the_agent() {
     let stand = Stand::new().await;
-    stand.advance(100);
+    stand.api.advance(100);
     stand.log(MAIN, "1999-01-01T00:00:00Z", &["long ago"]).await;
     stand.log(MAIN, "2026-11-21T12:00:50Z", &["right"]).await;
     stand.log(MAIN, "2150-01-01T00:00:00Z", &["far ahead"]).await;
@@ -198,7 +169,7 @@ async fn a_clock_that_is_off_puts_nothing_into_the_future_or_before_the_agent() 
     assert_eq!(seconds, ["0", "50", "100"]);
 
     stand.report(MAIN, "starting", "2150-01-01T00:00:00Z").await;
-    stand.advance(5);
+    stand.api.advance(5);
     stand.report(MAIN, "ready", "1999-01-01T00:00:00Z").await;
     let view = stand.view(MAIN).await;
     let now: Timestamp = NOW.parse().unwrap();
@@ -229,7 +200,7 @@ async fn a_prebuild_is_ready_when_every_agent_is_and_each_is_known_by_its_own_to
 async fn an_agent_that_is_never_heard_of_is_shown_as_such_with_the_time_since_when() {
     let stand = Stand::new().await;
     assert_eq!(stand.view(MAIN).await["status"], "connecting");
-    stand.advance(300);
+    stand.api.advance(300);
     let view = stand.view(MAIN).await;
     assert_eq!(view["status"], "timeout");
     assert_eq!(view["status_since"], "2026-11-21T12:02:00Z");
@@ -237,7 +208,7 @@ async fn an_agent_that_is_never_heard_of_is_shown_as_such_with_the_time_since_wh
 
     stand.tell(MAIN, "heartbeat", json!({})).await;
     assert_eq!(stand.view(MAIN).await["status"], "connected");
-    stand.advance(3600);
+    stand.api.advance(3600);
     let view = stand.view(MAIN).await;
     assert_eq!(view["status"], "disconnected");
     assert_eq!(view["status_since"], "2026-11-21T12:05:00Z");

@@ -7,24 +7,16 @@ mod plan;
 mod policy;
 mod promotion;
 
-use axum::Router;
 use axum::body::Body;
-use berth_backbone::{Backbone, Clock};
-use berth_bus::{Bus, BusConfig};
-use berth_testkit::{TestDatabase, servers, subject_space};
-use http::{Method, Request, header};
+use berth_testkit::TestDatabase;
+use http::Method;
 use jiff::Timestamp;
-use prometheus::Registry;
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
-use tower::ServiceExt as _;
 use uuid::Uuid;
 
-use crate::app::App;
 use crate::config::Config;
-use crate::live::Live;
+use crate::replica::{Answer, NOW, Replica};
 
-const NOW: &str = "2026-11-21T12:00:00Z";
 const PREBUILDS: &str = "c42fdf75-3097-471c-8c33-fb52454d81c0";
 
 const ACME: Uuid = Uuid::from_u128(1);
@@ -67,35 +59,11 @@ impl Who {
     }
 }
 
-/// What came back.
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    body: Value,
-}
-
-impl Answer {
-    #[track_caller]
-    fn expect(self, status: u16) -> Value {
-        assert_eq!(self.status, status, "{:#}", self.body);
-        self.body
-    }
-
-    /// The fields that were refused.
-    #[track_caller]
-    fn refused(self) -> Vec<String> {
-        assert_eq!(self.status, 400, "{:#}", self.body);
-        let fields = self.body["validations"].as_array().cloned().unwrap_or_default();
-        fields.iter().map(|it| it["field"].as_str().unwrap_or_default().to_owned()).collect()
-    }
-}
-
 /// The API over a database of its own, with two versions of a template and four people. Events stay
 /// in the outbox.
 struct Stand {
     database: TestDatabase,
-    app: App,
-    router: Router,
+    api: Replica,
 }
 
 impl Stand {
@@ -103,38 +71,19 @@ impl Stand {
         let database = TestDatabase::create().await;
         database.rows(&people()).await;
         database.rows(&templates()).await;
-        let db = berth_db::connect(&database.url, 6, "test").unwrap();
-        let url = servers().await.nats_url.clone();
-        let bus = BusConfig { url, prefix: subject_space(), ..BusConfig::default() };
-        let bus = Bus::connect(&bus, "test").await.unwrap();
-        let clock = Clock::manual(NOW.parse().unwrap());
-        let (backbone, _publisher) = Backbone::over("api", (db, bus), clock);
-        let live = Live::silent(CancellationToken::new());
-        let app = App::over(Config::default(), backbone, live, &Registry::new()).unwrap();
-        let router = crate::routes::router(app.clone());
-        Self { database, app, router }
+        let api = Replica::over(&database.url, 6, Config::default()).await;
+        Self { database, api }
     }
 
     fn now(&self) -> Timestamp {
-        self.app.now()
-    }
-
-    fn advance(&self, seconds: i64) {
-        self.app.backbone.clock.advance(jiff::SignedDuration::from_secs(seconds));
+        self.api.app.now()
     }
 
     async fn ask(&self, who: Who, method: Method, path: &str, body: Option<Value>) -> Answer {
-        let mut request = Request::builder().method(method).uri(format!("/api/v2{path}"));
-        if who != Who::Nobody {
-            let token = format!("{}-abcdefghijklmnopqrstuv", who.key());
-            request = request.header("Coder-Session-Token", token);
-        }
+        let token = (who != Who::Nobody).then(|| format!("{}-abcdefghijklmnopqrstuv", who.key()));
         let body = body.map_or_else(Body::empty, |it| Body::from(it.to_string()));
-        let request = request.header(header::CONTENT_TYPE, "application/json").body(body).unwrap();
-        let response = self.router.clone().oneshot(request).await.unwrap();
-        let status = response.status().as_u16();
-        let bytes = axum::body::to_bytes(response.into_body(), 1 << 24).await.unwrap();
-        Answer { status, body: serde_json::from_slice(&bytes).unwrap_or_default() }
+        let request = Replica::request(path).method(method);
+        self.api.send(token.as_deref(), request, body).await
     }
 
     async fn get(&self, who: Who, path: &str) -> Answer {

@@ -8,23 +8,15 @@ mod miss;
 mod quota;
 mod refuse;
 
-use axum::Router;
 use axum::body::Body;
-use berth_backbone::{Backbone, Clock};
-use berth_bus::{Bus, BusConfig};
-use berth_testkit::{TestDatabase, servers, subject_space};
-use http::{Method, Request, header};
-use prometheus::Registry;
+use berth_testkit::TestDatabase;
+use http::Method;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
-use tower::ServiceExt as _;
 use uuid::Uuid;
 
-use crate::app::App;
 use crate::config::Config;
-use crate::live::Live;
+use crate::replica::{Answer, NOW, Replica};
 
-const NOW: &str = "2026-11-21T12:00:00Z";
 const PREBUILDS: &str = "c42fdf75-3097-471c-8c33-fb52454d81c0";
 
 const ACME: Uuid = Uuid::from_u128(1);
@@ -46,62 +38,14 @@ fn person(n: u128) -> Uuid {
     Uuid::from_u128(0x100 + n)
 }
 
-/// What came back.
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    body: Value,
-}
-
-impl Answer {
-    #[track_caller]
-    fn expect(self, status: u16) -> Value {
-        assert_eq!(self.status, status, "{:#}", self.body);
-        self.body
-    }
-
-    /// The fields that were refused.
-    #[track_caller]
-    fn refused(self) -> Vec<String> {
-        assert_eq!(self.status, 400, "{:#}", self.body);
-        let fields = self.body["validations"].as_array().cloned().unwrap_or_default();
-        fields.iter().map(|it| it["field"].as_str().unwrap_or_default().to_owned()).collect()
-    }
-}
-
-/// One replica of the API over the test's database.
-struct Replica {
-    app: App,
-    router: Router,
+/// The session of a person.
+fn token(who: u128) -> String {
+    format!("{who:0>10}-abcdefghijklmnopqrstuv")
 }
 
 impl Replica {
-    async fn over(url: &str, connections: u32, config: Config) -> Self {
-        let db = berth_db::connect(url, connections, "test").unwrap();
-        let url = servers().await.nats_url.clone();
-        let bus = BusConfig { url, prefix: subject_space(), ..BusConfig::default() };
-        let bus = Bus::connect(&bus, "test").await.unwrap();
-        let clock = Clock::manual(NOW.parse().unwrap());
-        let (backbone, _publisher) = Backbone::over("api", (db, bus), clock);
-        let live = Live::silent(CancellationToken::new());
-        let app = App::over(config, backbone, live, &Registry::new()).unwrap();
-        let router = crate::routes::router(app.clone());
-        Self { app, router }
-    }
-
-    async fn send(&self, who: u128, request: http::request::Builder, body: Body) -> Answer {
-        let token = format!("{who:0>10}-abcdefghijklmnopqrstuv");
-        let request = request.header("Coder-Session-Token", token);
-        let request = request.header(header::CONTENT_TYPE, "application/json").body(body).unwrap();
-        let response = self.router.clone().oneshot(request).await.unwrap();
-        let status = response.status().as_u16();
-        let bytes = axum::body::to_bytes(response.into_body(), 1 << 24).await.unwrap();
-        Answer { status, body: serde_json::from_slice(&bytes).unwrap_or_default() }
-    }
-
     async fn get(&self, who: u128, path: &str) -> Answer {
-        let request = Request::builder().uri(format!("/api/v2{path}"));
-        self.send(who, request, Body::empty()).await
+        self.send(Some(&token(who)), Self::request(path), Body::empty()).await
     }
 
     async fn create(&self, who: u128, body: &Value) -> Answer {
@@ -109,12 +53,12 @@ impl Replica {
     }
 
     async fn create_keyed(&self, who: u128, body: &Value, key: Option<&str>) -> Answer {
-        let path = "/api/v2/organizations/acme/members/me/workspaces";
-        let mut request = Request::builder().method(Method::POST).uri(path);
+        let path = "/organizations/acme/members/me/workspaces";
+        let mut request = Self::request(path).method(Method::POST);
         if let Some(key) = key {
             request = request.header("Idempotency-Key", key);
         }
-        self.send(who, request, Body::from(body.to_string())).await
+        self.send(Some(&token(who)), request, Body::from(body.to_string())).await
     }
 }
 

@@ -72,7 +72,7 @@ async fn nothing_made_before_an_invalidation_is_claimable_after_it() {
     assert_eq!(answer["invalidated"].as_array().unwrap().len(), 3);
     stand.made_ready().await;
     assert_eq!(stand.claimable(SMALL).await, 0);
-    stand.advance(3600);
+    stand.api.advance(3600);
     assert_eq!(stand.claimable(SMALL).await, 0);
     assert!(!stand.is_served("one").await);
     let moment = format!(
@@ -92,7 +92,7 @@ async fn what_is_ordered_after_an_invalidation_is_claimable() {
     stand.invalidate(Some(json!({ "preset_id": SMALL }))).await.expect(200);
 
     let behind = stand.now() - SignedDuration::from_mins(10);
-    Stand::order(stand.app.db(), behind).await;
+    Stand::order(stand.api.app.db(), behind).await;
     stand.made_ready().await;
 
     assert_eq!(stand.claimable(SMALL).await, 1);
@@ -102,8 +102,8 @@ async fn what_is_ordered_after_an_invalidation_is_claimable() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prebuild_that_is_ordered_meanwhile_is_invalid_too() {
     let stand = Stand::new().await;
-    let mut pass = berth_db::begin(stand.app.db()).await.unwrap();
-    let (now, settings) = (stand.now(), &stand.app.config.prebuilds);
+    let mut pass = berth_db::begin(stand.api.app.db()).await.unwrap();
+    let (now, settings) = (stand.now(), &stand.api.app.config.prebuilds);
     let small = PresetId(SMALL);
     pool::lock(&mut pass, small, Patience::Wait, settings, now).await.unwrap();
     let ahead = now + SignedDuration::from_mins(5);
@@ -119,7 +119,7 @@ async fn a_prebuild_that_is_ordered_meanwhile_is_invalid_too() {
 
     answer.expect(200);
     stand.made_ready().await;
-    stand.advance(3600);
+    stand.api.advance(3600);
     assert_eq!(stand.claimable(SMALL).await, 0);
 }
 
@@ -128,7 +128,7 @@ async fn a_prebuild_that_is_ordered_meanwhile_is_invalid_too() {
 async fn a_claim_beside_an_invalidation_gets_nothing_invalid() {
     let stand = Stand::new().await;
     stand.given_prebuild(1, SMALL, "ready", "2026-11-21T11:00:00Z").await;
-    let mut work = stand.app.begin().await.unwrap();
+    let mut work = stand.api.app.begin().await.unwrap();
     let now = work.now();
     let template = TemplateId(TEMPLATE);
     berth_db::prebuild::invalidate(work.conn(), template, None, now).await.unwrap();

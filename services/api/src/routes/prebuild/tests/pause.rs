@@ -99,7 +99,7 @@ async fn a_pause_with_an_end_ends_by_itself() {
     let flag = stand.get(Who::Owner, settings).await.expect(200);
     assert_eq!(flag["reconciliation_paused"], true);
 
-    stand.advance(3600);
+    stand.api.advance(3600);
     // Daemons are heard of meanwhile.
     stand
         .database

@@ -32,8 +32,8 @@ impl Stand {
 
     /// What the reconciler plans: what it reads under the pool's lock, planned at that moment.
     async fn reconciler_plan(&self, preset: Uuid) -> Value {
-        let mut work = self.app.begin().await.unwrap();
-        let (now, settings) = (work.now(), &self.app.config.prebuilds);
+        let mut work = self.api.app.begin().await.unwrap();
+        let (now, settings) = (work.now(), &self.api.app.config.prebuilds);
         let preset = PresetId(preset);
         let locked = pool::lock(work.conn(), preset, Patience::Wait, settings, now).await.unwrap();
         let Locked::Ours(look) = locked else { panic!("not ours: {locked:?}") };

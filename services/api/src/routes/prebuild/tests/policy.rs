@@ -106,7 +106,7 @@ async fn pools_of_a_new_version_are_born_with_the_policy() {
     let id = PresetId(Uuid::from_u128(0x77));
     let prebuilds = Some(Prebuilds { instances: 1, ..Prebuilds::default() });
     let spec = PresetSpec { name: "tiny".to_owned(), prebuilds, ..PresetSpec::default() };
-    let mut work = stand.app.begin().await.unwrap();
+    let mut work = stand.api.app.begin().await.unwrap();
     let now = work.now();
     let presets = [Preset { id, spec }];
     berth_db::import::insert_presets(work.conn(), VersionId(V2), &presets, now).await.unwrap();
@@ -123,12 +123,12 @@ async fn pools_of_a_new_version_are_born_with_the_policy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_beside_a_change_of_the_policy_has_the_new_one() {
     let stand = Stand::new().await;
-    let mut change = stand.app.begin().await.unwrap();
+    let mut change = stand.api.app.begin().await.unwrap();
     let template = TemplateId(TEMPLATE);
     let now = change.now();
     assert!(berth_db::pool_policy::lock_template(change.conn(), template).await.unwrap());
 
-    let app = stand.app.clone();
+    let app = stand.api.app.clone();
     let import = tokio::spawn(async move {
         let id = PresetId(Uuid::from_u128(0x77));
         let prebuilds = Some(Prebuilds { instances: 1, ..Prebuilds::default() });

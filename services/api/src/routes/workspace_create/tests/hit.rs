@@ -174,9 +174,9 @@ async fn an_organization_that_is_not_the_templates_is_refused() {
         ))
         .await;
     let post = async |organization: &str| {
-        let path = format!("/api/v2/organizations/{organization}/members/me/workspaces");
-        let request = Request::builder().method(Method::POST).uri(path);
-        stand.api.send(1, request, Body::from(small("mine").to_string())).await.status
+        let path = format!("/organizations/{organization}/members/me/workspaces");
+        let request = Replica::request(&path).method(Method::POST);
+        stand.api.send(Some(&token(1)), request, Body::from(small("mine").to_string())).await.status
     };
     // Not there, there but not to be seen, and the right one by id and in another letter case.
     assert_eq!(post("nowhere").await, 404);

@@ -76,9 +76,10 @@ async fn nobody_makes_workspaces_for_others_and_nobody_for_the_prebuilds_user() 
     stand.given_prebuilds(SMALL, "ready", 1, 0).await;
     let before = stand.digest().await;
     for owner in ["person2", PREBUILDS, "nobody"] {
-        let path = format!("/api/v2/users/{owner}/workspaces");
-        let request = Request::builder().method(Method::POST).uri(path);
-        let answer = stand.api.send(1, request, Body::from(small("mine").to_string())).await;
+        let path = format!("/users/{owner}/workspaces");
+        let request = Replica::request(&path).method(Method::POST);
+        let answer =
+            stand.api.send(Some(&token(1)), request, Body::from(small("mine").to_string())).await;
         assert!([403, 404].contains(&answer.status), "{owner}: {answer:?}");
     }
     assert_eq!(stand.digest().await, before);
