@@ -163,7 +163,7 @@ impl Exec {
             env: &env,
             input: request.to_vec(),
             capture: Some(MAX_RESULT),
-            group_file: &session.dir.group_file(),
+            job: session.dir.path(),
         };
         let mut last_words = Vec::new();
         let exit = tool::run(call, session.reporter.stop(), |stream, line| {

@@ -10,6 +10,7 @@ use crate::archive::{self, Limits};
 use crate::client::{CallError, Client};
 use crate::environment::Base;
 use crate::exec::Exec;
+use crate::leftovers;
 use crate::report::Reporter;
 use crate::session::{self, Asking, Code, Driver, Failure, Session};
 use crate::stop::Stop;
@@ -145,6 +146,11 @@ async fn session(
         )),
     };
     *timings = session.take_timings();
+    if !matches!(done, Ok(Done::WorkspaceBuild(_))) {
+        // Only a workspace that was built may leave something running.
+        let dir = session.dir.path().to_owned();
+        tokio::task::spawn_blocking(move || leftovers::end(&dir)).await.map_err(Failure::local)?;
+    }
     done
 }
 

@@ -224,7 +224,9 @@ impl Session {
         let started = clock::now();
         let span = tracing::info_span!("job.step", otel.name = format!("job.{}", action(step)));
         let outcome = work.instrument(span).await;
-        self.timing(timing_of(step, started));
+        let timing = timing_of(step, started);
+        self.reporter.daemon(v1::LogLevel::Info, &completion(stage, &timing, outcome.as_ref()));
+        self.timing(timing);
         outcome
     }
 }
@@ -237,6 +239,17 @@ fn action(step: v1::Step) -> &'static str {
         v1::Step::Apply => "apply",
         v1::Step::Graph => "graph",
     }
+}
+
+/// What the log says at the end of a step.
+fn completion<T>(stage: &str, timing: &v1::Timing, outcome: Result<&T, &Failure>) -> String {
+    let tenths = (timing.ended_at_us - timing.started_at_us).max(0) / 100_000;
+    let how = match outcome {
+        Ok(_) => "done in",
+        Err(failure) if failure.code == Code::Canceled => "canceled after",
+        Err(_) => "failed after",
+    };
+    format!("{stage} {how} {}.{} s", tenths / 10, tenths % 10)
 }
 
 fn timing_of(step: v1::Step, started: Timestamp) -> v1::Timing {
@@ -315,8 +328,10 @@ pub(crate) async fn dry_run(
     session.step(v1::Step::Init, "Initializing", driver.init(session, &[])).await?;
     let plan = driver.plan(session, v1::Transition::Start);
     let planned = session.step(v1::Step::Plan, "Planning", plan).await?;
-    session.reporter.enter(v1::Step::Graph, "Reading resources").await?;
-    Ok(v1::TemplateDryRunResult { resources: planned.resources })
+    // The plan was read with the planning; the step is there so that all sessions look alike.
+    let read = std::future::ready(Ok(planned.resources));
+    let resources = session.step(v1::Step::Graph, "Reading resources", read).await?;
+    Ok(v1::TemplateDryRunResult { resources })
 }
 
 /// The job, for what the broker has to be asked in between.

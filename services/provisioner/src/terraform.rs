@@ -229,7 +229,7 @@ impl Terraform {
             env: &env,
             input: Vec::new(),
             capture,
-            group_file: &session.dir.group_file(),
+            job: session.dir.path(),
         };
         tool::run(call, session.reporter.stop(), on_line).await.map_err(Failure::local)
     }

@@ -14,7 +14,9 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::leftovers::{self, MARK};
 use crate::stop::Stop;
+use crate::workdir::GROUP_FILE;
 
 /// Longest line that is passed on, in bytes; the rest of it follows as lines of its own.
 const MAX_LINE: u64 = 1024 * 1024;
@@ -36,8 +38,9 @@ pub(crate) struct Call<'a> {
     pub(crate) input: Vec<u8>,
     /// Most bytes of stdout that are kept; `None` passes stdout on line by line instead.
     pub(crate) capture: Option<u64>,
-    /// Where the group's id is noted while it runs, for whoever cleans up after a crash.
-    pub(crate) group_file: &'a Path,
+    /// The job's directory: what marks its processes, and where the group's id is noted while it
+    /// runs, for whoever cleans up after a crash.
+    pub(crate) job: &'a Path,
 }
 
 /// Which output a line came from.
@@ -68,8 +71,8 @@ pub(crate) struct ToolError {
 /// Runs `call` to its end, passing each line to `on_line`.
 ///
 /// When `stop` asks, the whole process group gets SIGINT, and SIGKILL once patience is over.
-/// Whatever of the group is left after a failure, a stop, or when the future is dropped, is killed;
-/// after a success it is left alone. A process that is to outlive a failed job leaves the group.
+/// Whatever of the job is left after a failure, a stop, or when the future is dropped, is killed,
+/// in the group or out of it ([`leftovers`]); after a success it is left alone.
 pub(crate) async fn run(
     call: Call<'_>,
     stop: &Stop,
@@ -82,6 +85,7 @@ pub(crate) async fn run(
         .current_dir(call.dir)
         .env_clear()
         .envs(call.env)
+        .env(MARK, call.job)
         .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -89,8 +93,7 @@ pub(crate) async fn run(
         .kill_on_drop(true)
         .spawn()
         .map_err(wrong)?;
-    let mut group = Group::of(&child);
-    group.note(call.group_file);
+    let mut group = Group::of(&child, call.job);
     if let Some(mut stdin) = child.stdin.take() {
         // A tool need not read its input; then writing ends with an error that nobody needs.
         tokio::spawn(async move {
@@ -211,21 +214,20 @@ async fn capture(
 /// A process group, killed when it is dropped before it was released.
 struct Group {
     id: Option<Pid>,
-    file: Option<PathBuf>,
+    /// The job's directory.
+    job: PathBuf,
 }
 
 impl Group {
-    fn of(child: &Child) -> Self {
+    fn of(child: &Child, job: &Path) -> Self {
         let id = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        Self { id, file: None }
-    }
-
-    fn note(&mut self, file: &Path) {
-        let Some(id) = self.id else { return };
-        match std::fs::write(file, id.as_raw_nonzero().to_string()) {
-            Ok(()) => self.file = Some(file.to_owned()),
-            Err(error) => tracing::warn!(%error, file = %file.display(), "cannot note the group"),
+        if let Some(id) = id
+            && let Err(error) =
+                std::fs::write(job.join(GROUP_FILE), id.as_raw_nonzero().to_string())
+        {
+            tracing::warn!(%error, job = %job.display(), "cannot note the group");
         }
+        Self { id, job: job.to_owned() }
     }
 
     fn signal(&self, signal: Signal) {
@@ -240,19 +242,14 @@ impl Group {
     /// Leaves what remains of the group alone.
     fn release(&mut self) {
         self.id = None;
-        self.forget();
+        let _ = std::fs::remove_file(self.job.join(GROUP_FILE));
     }
 
-    /// Kills what remains of the group.
+    /// Kills what remains of the group, and what of the job has left it.
     fn end(&mut self) {
         self.signal(Signal::KILL);
+        leftovers::end(&self.job);
         self.release();
-    }
-
-    fn forget(&mut self) {
-        if let Some(file) = self.file.take() {
-            let _ = std::fs::remove_file(file);
-        }
     }
 }
 

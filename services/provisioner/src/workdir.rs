@@ -9,8 +9,10 @@ use anyhow::{Context, bail};
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use crate::leftovers;
+
 /// Where the group's id of a job's tool is noted, in the job's directory.
-const GROUP_FILE: &str = "group";
+pub(crate) const GROUP_FILE: &str = "group";
 
 /// The directory that holds the jobs of one daemon. Held by one process at a time.
 #[derive(Debug)]
@@ -72,6 +74,7 @@ fn clear(jobs: &Path) {
             tracing::warn!(job = %path.display(), "ending a tool that an earlier daemon left");
             let _ = kill_process_group(leader, Signal::KILL);
         }
+        leftovers::end(&path);
         match fs::remove_dir_all(&path) {
             Ok(()) => tracing::info!(path = %path.display(), "removed a stale work directory"),
             Err(error) => {
@@ -103,9 +106,9 @@ impl JobDir {
         self.path.join("template")
     }
 
-    /// Where the id of the tool's process group is noted.
-    pub(crate) fn group_file(&self) -> PathBuf {
-        self.path.join(GROUP_FILE)
+    /// The directory itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// A file beside the template.

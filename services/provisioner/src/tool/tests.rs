@@ -6,7 +6,6 @@ use crate::stop::Reason;
 
 struct Run {
     dir: TempDir,
-    group_file: PathBuf,
     env: BTreeMap<String, String>,
 }
 
@@ -14,8 +13,7 @@ impl Run {
     fn new() -> Self {
         let env = BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]);
         let dir = tempfile::tempdir().unwrap();
-        let group_file = dir.path().join("group");
-        Self { dir, group_file, env }
+        Self { dir, env }
     }
 
     async fn shell(&self, script: &str, stop: &Stop) -> (Exit, Vec<(Stream, String)>) {
@@ -35,7 +33,7 @@ impl Run {
             env: &self.env,
             input: Vec::new(),
             capture,
-            group_file: &self.group_file,
+            job: self.dir.path(),
         }
     }
 
@@ -77,7 +75,7 @@ async fn lines_of_both_outputs_arrive_and_only_the_given_environment_is_seen() {
     };
     assert_eq!(of(Stream::Stdout), ["one", "no newline"]);
     let mut seen = of(Stream::Stderr);
-    seen.retain(|name| !["two", "PWD", "OLDPWD", "SHLVL", "_"].contains(name));
+    seen.retain(|name| !["two", "PWD", "OLDPWD", "SHLVL", "_", MARK].contains(name));
     assert_eq!(seen, ["PATH"]);
 }
 
@@ -155,4 +153,30 @@ async fn a_process_left_behind_by_a_success_neither_holds_up_the_job_nor_dies() 
     let child = run.pid("child").await;
     test_kill_process(child).unwrap();
     rustix::process::kill_process(child, Signal::KILL).unwrap();
+}
+
+/// Detached as far as a shell can: a session of its own, another parent, its outputs closed.
+const DETACH: &str = "cd /; setsid sh -c 'trap \"\" INT TERM HUP; echo $$ > $DIR/child; \
+    while :; do sleep 600; done' </dev/null >/dev/null 2>&1 & ";
+
+#[tokio::test]
+async fn a_child_that_left_the_group_ends_with_a_canceled_tool_and_with_a_failed_one() {
+    for (rest, canceled) in
+        [("cd $DIR; wait", true), ("while [ ! -s $DIR/child ]; do sleep 0.01; done; exit 3", false)]
+    {
+        let mut run = Run::new();
+        run.env.insert("DIR".to_owned(), run.dir.path().display().to_string());
+        let stop = Stop::new(PATIENT);
+        let started = async {
+            let child = run.pid("child").await;
+            if canceled {
+                stop.ask(Reason::Canceled);
+            }
+            child
+        };
+        let script = format!("{DETACH}{rest}");
+        let ((exit, _), child) = tokio::join!(run.shell(&script, &stop), started);
+        assert!(!exit.status.success());
+        wait_until_gone(child).await;
+    }
 }

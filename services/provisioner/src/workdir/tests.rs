@@ -51,3 +51,20 @@ fn a_process_that_only_has_the_noted_number_is_left_alone() {
     other.kill().unwrap();
     other.wait().unwrap();
 }
+
+#[test]
+fn a_detached_process_of_a_killed_daemons_job_is_ended_with_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let job = dir.path().join("one/jobs/stale");
+    fs::create_dir_all(&job).unwrap();
+    let mut detached = Command::new("sleep")
+        .arg("600")
+        .current_dir("/")
+        .env(leftovers::MARK, &job)
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    WorkRoot::open(dir.path(), "one").unwrap();
+    assert_eq!(detached.wait().unwrap().signal(), Some(9));
+    assert!(!job.exists());
+}
