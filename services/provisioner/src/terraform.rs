@@ -7,6 +7,7 @@ mod model;
 mod output;
 mod parameters;
 mod resources;
+mod state;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,13 +20,12 @@ pub(crate) use self::binary::Setup;
 use self::graph::Graph;
 use self::model::{Node, Plan, ResourceChange, State};
 use self::output::{Heard, Readable};
+use self::state::{STATE_FILE, Written};
 use crate::modules;
 use crate::report::Findings;
 use crate::session::{Applied, Code, Failure, Planned, Session};
 use crate::tool::{self, Call, Exit, Stream};
 
-/// Where Terraform keeps a local state, in the template's directory.
-const STATE_FILE: &str = "terraform.tfstate";
 /// Most bytes of a plan, state or graph that are read.
 const MAX_SHOWN: u64 = 128 * 1024 * 1024;
 
@@ -42,13 +42,16 @@ pub(crate) struct Terraform {
     plan: Option<(PathBuf, v1::Transition)>,
     /// Whether apply began: from then on the state file is what it wrote.
     applying: bool,
+    /// The state that Terraform printed, because it could write it nowhere.
+    printed: Option<Vec<u8>>,
 }
 
 impl Terraform {
     /// Nothing has run yet.
     pub(crate) fn new(setup: Arc<Setup>, archive: &str) -> Self {
         let graph = setup.graphs.get(archive);
-        Self { setup, archive: archive.to_owned(), graph, plan: None, applying: false }
+        let archive = archive.to_owned();
+        Self { setup, archive, graph, plan: None, applying: false, printed: None }
     }
 
     /// Puts the previous state in place and fetches modules and providers.
@@ -73,8 +76,7 @@ impl Terraform {
             () = session.reporter.stop().asked() => return Err(stopped(session)),
         };
         let args = ["init", "-input=false", "-no-color"].map(OsString::from);
-        self.run(session, v1::Transition::Start, args.into()).await?;
-        Ok(())
+        self.run(session, v1::Transition::Start, args.into(), &mut Heard::default()).await
     }
 
     /// Plans, and reads the plan.
@@ -92,7 +94,7 @@ impl Terraform {
         let mut out = OsString::from("-out=");
         out.push(&file);
         args.push(out);
-        self.run(session, transition, args).await?;
+        self.run(session, transition, args, &mut Heard::default()).await?;
         let show = ["show".into(), "-json".into(), "-no-color".into(), file.clone().into()];
         let show = self.show(session, transition, show.into());
         let plan = if self.graph.is_some() {
@@ -119,7 +121,10 @@ impl Terraform {
         let args = ["apply", "-input=false", "-no-color", "-json", "-auto-approve"];
         let args = args.map(OsString::from).into_iter().chain([plan.into()]).collect();
         self.applying = true;
-        match self.run(session, transition, args).await {
+        let mut heard = Heard::default();
+        let applied = self.run(session, transition, args, &mut heard).await;
+        self.printed = heard.printed_state;
+        match applied {
             Ok(()) => Ok(()),
             Err(failure) => Err(failure.with_state(self.written(session).await)),
         }
@@ -149,11 +154,14 @@ impl Terraform {
         if !self.applying {
             return None;
         }
-        match tokio::fs::read(session.template().join(STATE_FILE)).await {
-            Ok(state) => Some(state),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => {
-                let text = format!("The state that apply wrote cannot be read: {error}");
+        match state::written(&session.template(), self.printed.clone()).await {
+            Written::State(state) => Some(state),
+            Written::Nothing => None,
+            Written::Damaged(error) => {
+                let text = format!(
+                    "The state that apply wrote cannot be read ({error}), so the state of the \
+                     build before stands. Resources may exist that it does not name."
+                );
                 session.reporter.daemon(v1::LogLevel::Error, &text);
                 None
             }
@@ -172,9 +180,9 @@ impl Terraform {
         session: &Session,
         transition: v1::Transition,
         args: Vec<OsString>,
+        heard: &mut Heard,
     ) -> Result<(), Failure> {
         let name = args[0].to_string_lossy().into_owned();
-        let mut heard = Heard::default();
         let reporter = &session.reporter;
         let exit = self.call(session, transition, (args, None), |stream, line| {
             let readable = match stream {

@@ -19,9 +19,9 @@ use crate::stop::Stop;
 use crate::workdir::GROUP_FILE;
 
 /// Longest line that is passed on, in bytes; the rest of it follows as lines of its own.
-const MAX_LINE: u64 = 1024 * 1024;
+const MAX_LINE: u64 = 8 * 1024 * 1024;
 /// Lines read and not yet taken; then the tool waits.
-const QUEUE: usize = 256;
+const QUEUE: usize = 32;
 /// How long after the tool's end its output may stay open, as when a process that it left behind
 /// has inherited it.
 const AFTERGLOW: Duration = Duration::from_secs(1);

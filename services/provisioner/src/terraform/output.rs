@@ -16,6 +16,10 @@ pub(crate) struct Heard {
     errors: String,
     /// The last line that was no JSON, in case nothing else tells what went wrong.
     last_plain: String,
+    /// The state, when Terraform could write it nowhere and printed it. Never for the log.
+    pub(crate) printed_state: Option<Vec<u8>>,
+    /// The line before was one of JSON that was cut: what follows may be its rest.
+    cut: bool,
     started: HashMap<String, Timestamp>,
     pub(crate) timings: Vec<v1::Timing>,
 }
@@ -41,6 +45,8 @@ struct Line {
     diagnostic: Option<Diagnostic>,
     #[serde(default)]
     hook: Option<Hook>,
+    #[serde(default)]
+    state: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -93,9 +99,20 @@ struct HookResource {
 impl Heard {
     /// Takes in one line of stdout and says what of it is worth logging.
     pub(crate) fn hear(&mut self, line: &str) -> Option<Readable> {
+        let json = line.starts_with("{\"@");
         let Ok(parsed) = serde_json::from_str::<Line>(line) else {
+            // Half a line of JSON tells a person nothing, and may hold values that are sensitive.
+            if json || self.cut {
+                let text = "A line of Terraform's was too long to be read".to_owned();
+                let first = !std::mem::replace(&mut self.cut, true);
+                return first.then_some(Readable { level: v1::LogLevel::Warn, text });
+            }
             return self.hear_plain(line, v1::LogLevel::Info);
         };
+        self.cut = false;
+        if let Some(state @ serde_json::Value::Object(_)) = parsed.state {
+            self.printed_state = Some(state.to_string().into_bytes());
+        }
         if let (Some(hook), Some(at)) = (&parsed.hook, parsed.timestamp) {
             self.time(&parsed.kind, hook, at);
         }
@@ -226,6 +243,18 @@ mod tests {
         let [timing] = &heard.timings[..] else { panic!("{heard:?}") };
         assert_eq!(timing.ended_at_us - timing.started_at_us, 2_000_000);
         assert_eq!((&*timing.resource, &*timing.action), ("box.a", "create"));
+    }
+
+    #[test]
+    fn a_state_that_is_printed_is_kept_and_a_cut_line_is_not_logged() {
+        let mut heard = Heard::default();
+        let line = r#"{"@level":"info","@message":"Emergency state dump","state":{"serial":7}}"#;
+        let readable = heard.hear(line).unwrap();
+        assert!(!readable.text.contains("serial"), "{readable:?}");
+        assert_eq!(heard.printed_state.as_deref(), Some(&br#"{"serial":7}"#[..]));
+        assert!(heard.hear(&line[..40]).unwrap().text.contains("too long"));
+        assert_eq!(heard.hear(&line[40..]), None);
+        assert_eq!(heard.hear(line).unwrap().text, "Emergency state dump");
     }
 
     #[test]

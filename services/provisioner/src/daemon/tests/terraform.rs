@@ -180,3 +180,84 @@ async fn modules_are_kept_at_import_and_come_with_each_build() {
     assert_eq!((&*built.resources[0].name, &*built.resources[0].module_path), ("in", "module.m"));
     scene.stop().await;
 }
+
+/// Terraform through a wrapper: what a full disk, a hang and a crash look like.
+async fn wrapped(wrapper: &str) -> Option<Scene> {
+    let path = std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|dir| dir.join("terraform"))
+        .find(|it| it.is_file())?;
+    let dir = tempfile::tempdir().unwrap().keep();
+    let script = format!("#!/bin/sh\n{wrapper}\nexec {} \"$@\"\n", path.display());
+    let program = dir.join("terraform");
+    std::fs::write(&program, script).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, mode).unwrap();
+    Some(
+        Scene::with(60, |config| {
+            config.provisioner.terraform_path = program.display().to_string();
+            config.provisioner.force_cancel_interval = Period::from_secs(1);
+        })
+        .await,
+    )
+}
+
+/// Only apply writes much; its state neither fits where it belongs nor beside it.
+#[tokio::test]
+async fn a_state_that_the_disk_has_no_room_for_is_not_lost() {
+    let wrapper = "[ \"$1\" != apply ] || ulimit -f 24";
+    let Some(scene) = wrapped(wrapper).await else { return };
+    let main = "resource \"terraform_data\" \"many\" {\n  count = 60\n  \
+                input = \"0123456789012345678901234567890123456789\"\n}\n";
+    scene.terraform("j", main, start_with(b"")).await;
+    let failed = scene.failed("j");
+    assert!(failed.error.contains("Failed to save state"), "{}", failed.error);
+    let state = failed.state.expect("the state is lost");
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    assert_eq!(state["resources"][0]["instances"].as_array().unwrap().len(), 60);
+    let leaked = |job: &broker::Job| job.lines.values().any(|line| line.contains("\"lineage\""));
+    assert!(!scene.job("j", leaked), "the state is in the log");
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn a_terraform_that_crashes_fails_the_job_and_the_next_one_runs() {
+    let wrapper =
+        "[ \"$1\" != plan ] || [ -e $OUT/crashed ] || { touch $OUT/crashed; kill -SEGV $$; }";
+    let Some(scene) = wrapped(wrapper).await else { return };
+    scene.terraform("j", MAIN, start_with(b"")).await;
+    let failed = scene.failed("j");
+    assert_eq!((&*failed.error_code, &failed.state), ("template", &None));
+    assert!(failed.error.contains("signal: 11"), "{}", failed.error);
+    scene.terraform("k", MAIN, start_with(b"")).await;
+    assert!(!scene.built("k").state.is_empty());
+    scene.stop().await;
+}
+
+/// Real Terraform, canceled in each of its commands; it and what it started hang and ignore the
+/// interrupt.
+#[tokio::test]
+async fn a_cancel_in_each_step_ends_even_a_terraform_that_hangs_and_keeps_the_right_state() {
+    for (command, state) in [("init", false), ("plan", false), ("apply", true), ("graph", true)] {
+        let hang = "{ trap '' INT TERM; setsid sleep 600 & echo $! > $OUT/detached; \
+                    echo $$ > $OUT/child; while :; do sleep 1; done; }";
+        // The last command shows the state and is given no file.
+        let when = if command == "graph" { "[ \"$1 $#\" = 'show 3' ]" } else { "" };
+        let when = if when.is_empty() { format!("[ \"$1\" = {command} ]") } else { when.into() };
+        let Some(scene) = wrapped(&format!("if {when}; then {hang}; fi")).await else { return };
+        let main = "resource \"terraform_data\" \"first\" {}\n";
+        scene.queue_for("terraform", "j", (archive(&[("main.tf", main)]), start_with(b"")));
+        let (child, detached) =
+            (scene.until_file("child").await, scene.until_file("detached").await);
+        let canceled = v1::JobCanceled { job_id: "j".into() };
+        scene.broker.say(v1::register_response::Message::JobCanceled(canceled));
+        scene.done("j").await;
+        let failed = scene.failed("j");
+        assert_eq!(failed.error_code, "canceled", "{command}: {failed:?}");
+        // Apply hung before it wrote anything; what it wrote before the last step is kept.
+        let written = failed.state.is_some_and(|it| !it.is_empty());
+        assert_eq!(written, state && command == "graph", "{command}");
+        gone(&child).await;
+        gone(&detached).await;
+        scene.stop().await;
+    }
+}
