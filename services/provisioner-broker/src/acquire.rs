@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use berth_bus::trace;
 use berth_db::job::{self, BuildInput, Filter, Held};
-use berth_db::{DbError, build, build_state, daemon};
+use berth_db::{DbError, build, build_state, completion, daemon};
 use berth_domain::id::{BuildId, DaemonId, OrganizationId, PREBUILDS_USER, VersionId};
 use berth_domain::state::{BuildStage, JobErrorCode, JobKind, Transition};
 use berth_proto::v1;
@@ -214,17 +214,21 @@ fn values(pairs: Vec<(String, String)>) -> Vec<v1::ParameterValue> {
     pairs.into_iter().map(|(name, value)| v1::ParameterValue { name, value }).collect()
 }
 
-/// A session for the workspace's owner; empty for the prebuilds user, which can have none, and on
-/// delete, which needs none.
+/// A session for the workspace's owner, in place of the one before. The prebuilds user can have none; a
+/// stop or delete needs none, and ends the one that its start was given.
 async fn session_token(broker: &Broker, build: &BuildInput) -> Result<String, DbError> {
-    if build.owner.id == PREBUILDS_USER || build.transition == Transition::Delete {
+    let db = &broker.backbone.db;
+    if build.owner.id == PREBUILDS_USER {
+        return Ok(String::new());
+    }
+    if build.transition != Transition::Start {
+        completion::revoke_keys(db, build.workspace_id).await?;
         return Ok(String::new());
     }
     let ids = broker.backbone.ids;
     let (id, secret) = (hex::encode(ids.bytes::<5>()), hex::encode(ids.bytes::<11>()));
     let hash = Sha256::digest(secret.as_bytes());
     let lifetime = (broker.backbone.clock.now(), SESSION_SECONDS);
-    let db = &broker.backbone.db;
     job::put_owner_key(db, build.workspace_id, build.owner.id, (&id, &hash), lifetime).await?;
     Ok(format!("{id}-{secret}"))
 }

@@ -33,15 +33,25 @@ pub(crate) struct Broker {
 
 impl Broker {
     pub(crate) fn new(ctx: &Context<Config>, backbone: Backbone) -> anyhow::Result<Self> {
+        Self::over(&ctx.config, backbone, &ctx.metrics, ctx.shutdown.clone())
+    }
+
+    /// A broker over stores that are open already.
+    pub(crate) fn over(
+        config: &Config,
+        backbone: Backbone,
+        metrics: &prometheus::Registry,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
             backbone,
-            limits: ctx.config.limits.clone(),
-            access_url: ctx.config.access_url.clone(),
+            limits: config.limits.clone(),
+            access_url: config.access_url.clone(),
             registry: Arc::default(),
             queue: Arc::default(),
-            metrics: Arc::new(Metrics::register(&ctx.metrics)?),
-            uploads: Arc::new(Semaphore::new(ctx.config.limits.uploads)),
-            stop: ctx.shutdown.clone(),
+            metrics: Arc::new(Metrics::register(metrics)?),
+            uploads: Arc::new(Semaphore::new(config.limits.uploads)),
+            stop,
             errands: TaskTracker::new(),
         })
     }

@@ -10,7 +10,9 @@ use berth_db::completion::{self, Facts};
 use berth_db::job::Held;
 use berth_db::{DbError, build, build_state, job, job_log};
 use berth_domain::id::JobId;
-use berth_domain::state::{BuildReason, BuildStage, JobClass, JobErrorCode, JobStatus, Transition};
+use berth_domain::state::{
+    BuildReason, BuildStage, JobClass, JobErrorCode, JobStatus, LogLevel, Transition,
+};
 
 use crate::broker::Broker;
 use crate::error::SettleError;
@@ -95,15 +97,27 @@ async fn follow_up(work: &mut Work, facts: &Facts) -> Result<(), SettleError> {
     Ok(())
 }
 
-/// Queues a claim build once more where it failed through no fault of the template.
+/// Whether a build failed through no fault of its template, and nobody wanted it to end. A cancel that
+/// no person asked for is the system's.
+fn is_lost(facts: &Facts) -> bool {
+    use JobErrorCode::{Canceled, Infrastructure, NoProvisioner};
+    match facts.job_status {
+        JobStatus::Failed => matches!(facts.error_code, Some(Infrastructure | Canceled)),
+        // Whatever a daemon says of a job that a person cancelled, it is cancelled.
+        JobStatus::Canceled => facts.error_code == Some(NoProvisioner),
+        _ => false,
+    }
+}
+
+/// Queues a claim build once more where it failed through no fault of the template. The workspace's row
+/// is locked since it was marked: whoever else ends a build of it comes after.
 async fn claim_again(work: &mut Work, facts: &Facts) -> Result<bool, SettleError> {
-    let lost = matches!(
-        facts.error_code,
-        Some(JobErrorCode::Infrastructure | JobErrorCode::NoProvisioner)
-    );
-    if !lost
-        || completion::count_claim_builds(work.conn(), facts.workspace_id).await? >= CLAIM_BUILDS
-    {
+    let had = if is_lost(facts) {
+        completion::count_claim_builds(work.conn(), facts.workspace_id).await?
+    } else {
+        CLAIM_BUILDS
+    };
+    if had >= CLAIM_BUILDS {
         return Ok(false);
     }
     let request = BuildRequest {
@@ -118,12 +132,25 @@ async fn claim_again(work: &mut Work, facts: &Facts) -> Result<bool, SettleError
         pool_state: None,
         parameters: build::list_parameters(work.conn(), facts.build_id).await?,
     };
-    match builder::queue(work, request).await {
-        Ok(_) => Ok(true),
+    let queued = match builder::queue(work, request).await {
+        Ok(queued) => queued,
         // Deleted, or the owner was quicker: nothing to try again.
-        Err(BuildError::Busy(_)) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
+        Err(BuildError::Busy(_)) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    completion::replace_claim(work.conn(), facts, queued.build_id).await?;
+    let text = format!(
+        "The template is not to blame: the workspace is handed over once more, in build {}.",
+        queued.build.number
+    );
+    let now = work.now();
+    job_log::insert_notes(work.conn(), &[facts.job_id], LogLevel::Warn, &text, now).await?;
+    tracing::warn!(
+        workspace.id = %facts.workspace_id,
+        build.id = %queued.build_id,
+        "claim build lost; queued once more"
+    );
+    Ok(true)
 }
 
 fn tell(work: &mut Work, facts: &Facts) {

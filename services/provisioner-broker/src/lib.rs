@@ -78,3 +78,6 @@ fn span(request: &http::Request<()>) -> tracing::Span {
     berth_bus::trace::continue_from(&span, headers);
     span
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Quota, asked between plan and apply.
 
-use berth_db::completion;
+use berth_db::completion::{self, Charge};
 use berth_domain::id::OrganizationId;
 use berth_proto::v1;
 use tonic::Status;
@@ -9,7 +9,8 @@ use crate::broker::Broker;
 use crate::complete::{Checked, Report, check};
 use crate::error::of_db;
 
-/// Whether the owner's quota covers the cost. What is granted is charged at once, under a lock per
+/// Whether the owner's quota covers the cost. What the build is charged already is covered, so that no
+/// claim fails for what its owner was granted. What is granted is charged at once, under a lock per
 /// owner and organization, so that two builds never spend the same credits.
 #[tracing::instrument(name = "rpc.provisioner.commit_quota", skip_all, fields(job.id = request.job_id, cost = request.daily_cost), err(level = "info"))]
 pub(crate) async fn commit(
@@ -27,10 +28,10 @@ pub(crate) async fn commit(
         return Err(Status::failed_precondition("the job has ended"));
     };
     let found = completion::quota(work.conn(), job.id).await.map_err(of_db)?;
-    let (build, quota, previous) =
+    let Charge { build_id: build, quota, previous, charged } =
         found.ok_or_else(|| Status::failed_precondition("only workspace builds have a quota"))?;
     let cost = i64::from(request.daily_cost);
-    let ok = cost == 0 || quota.check(cost, previous).is_ok();
+    let ok = cost <= charged || quota.check(cost, previous).is_ok();
     if ok {
         let now = work.now();
         completion::set_cost(work.conn(), build, request.daily_cost, now).await.map_err(of_db)?;

@@ -219,6 +219,36 @@ pub async fn mark_attempts(db: impl Executor<'_>, jobs: &[JobId]) -> Result<(), 
     Ok(())
 }
 
+/// Has the build that is tried in place of a failed claim take its place: it is charged what that one
+/// was, and the claim's attempt speaks for it and tells of the other, its number and whose fault it was.
+#[tracing::instrument(name = "db.completion.replace_claim", skip_all, fields(build.id = %failed.build_id), err)]
+pub async fn replace_claim(
+    db: impl Executor<'_>,
+    failed: &Facts,
+    next: BuildId,
+) -> Result<(), DbError> {
+    sqlx::query!(
+        "
+        with charged as (
+            update workspace_builds n set daily_cost = f.daily_cost
+            from workspace_builds f where f.id = $2 and n.id = $3
+        )
+        update claim_attempts
+        set build_id = $3, build_status = null,
+            detail = detail || jsonb_build_object('retried', jsonb_build_object(
+                'build_id', $2::uuid, 'build_number', $4::int, 'error_class', $5::text))
+        where workspace_id = $1 and build_id = $2 and outcome = 'hit'",
+        failed.workspace_id.0,
+        failed.build_id.0,
+        next.0,
+        failed.build_number,
+        failed.error_code.map(JobErrorCode::as_str)
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 /// How many claim builds a workspace has had.
 #[tracing::instrument(name = "db.completion.count_claim_builds", skip_all, fields(workspace.id = %workspace), err)]
 pub async fn count_claim_builds(
@@ -282,17 +312,28 @@ pub async fn carry_costs(db: impl Executor<'_>, jobs: &[JobId]) -> Result<(), Db
     Ok(())
 }
 
-/// What the owner of a job's workspace may spend and spends elsewhere, and what the workspace's build
-/// before this one cost. Waits for others who ask for the same owner in the same organization, until
-/// the transaction ends. `None`: the job runs no build.
+/// A build that asks what it may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Charge {
+    /// The build.
+    pub build_id: BuildId,
+    /// What the owner may spend, and spends elsewhere.
+    pub quota: Quota,
+    /// Credits a day of the workspace's build before this one.
+    pub previous: i64,
+    /// Credits a day that this build is charged already: a claim is, from the moment on in which the
+    /// prebuild changed hands.
+    pub charged: i64,
+}
+
+/// What decides whether the build of a job may cost more than it is charged. Waits for others who ask
+/// for the same owner in the same organization, until the transaction ends. `None`: the job runs no
+/// build.
 #[tracing::instrument(name = "db.completion.quota", skip_all, fields(job.id = %job), err)]
-pub async fn quota(
-    db: &mut crate::Connection,
-    job: JobId,
-) -> Result<Option<(BuildId, Quota, i64)>, DbError> {
+pub async fn quota(db: &mut crate::Connection, job: JobId) -> Result<Option<Charge>, DbError> {
     let found = sqlx::query!(
         r#"
-        select b.id, b.workspace_id, b.build_number, w.owner_id, w.organization_id,
+        select b.id, b.workspace_id, b.build_number, b.daily_cost, w.owner_id, w.organization_id,
                pg_advisory_xact_lock(
                    hashtextextended(w.owner_id::text || w.organization_id::text, 0)
                )::text as locked
@@ -336,8 +377,12 @@ pub async fn quota(
     )
     .fetch_one(db)
     .await?;
-    let quota = Quota { budget: row.budget, consumed: row.consumed };
-    Ok(Some((BuildId(build.id), quota, row.previous)))
+    Ok(Some(Charge {
+        build_id: BuildId(build.id),
+        quota: Quota { budget: row.budget, consumed: row.consumed },
+        previous: row.previous,
+        charged: build.daily_cost.into(),
+    }))
 }
 
 struct Row {
