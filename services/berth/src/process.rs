@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use berth_agent::AgentArgs;
+use berth_provisioner::Experiment;
 use berth_service_kit as kit;
 use clap::{Args, Subcommand, ValueEnum};
 use tokio::runtime::Builder;
@@ -63,10 +64,19 @@ enum Service {
 #[derive(Subcommand)]
 pub(crate) enum ProvisionerCommand {
     /// Run a provisioner daemon
-    Start(ProcessArgs),
+    Start(ProvisionerArgs),
     /// Make, list and revoke the keys that admit daemons
     #[command(subcommand)]
     Keys(KeyCommand),
+}
+
+#[derive(Args)]
+pub(crate) struct ProvisionerArgs {
+    #[command(flatten)]
+    process: ProcessArgs,
+    /// What to do that is not settled yet, beside the configured: reuse-terraform-workspace
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    experiments: Vec<Experiment>,
 }
 
 #[derive(Args)]
@@ -94,8 +104,12 @@ pub(crate) fn service(args: ServiceArgs) -> ExitCode {
 }
 
 /// Runs a provisioner daemon until it is told to stop.
-pub(crate) fn provisioner(args: ProcessArgs) -> ExitCode {
-    kit::run("provisioner", args.into(), provisioner_with_mirror)
+pub(crate) fn provisioner(args: ProvisionerArgs) -> ExitCode {
+    let ProvisionerArgs { process, experiments } = args;
+    kit::run("provisioner", process.into(), |mut ctx: kit::Context<berth_provisioner::Config>| {
+        ctx.config.provisioner.experiments.extend(experiments);
+        provisioner_with_mirror(ctx)
+    })
 }
 
 /// The daemon needs the coder/coder provider in a mirror. Unless one is configured, it is this

@@ -201,6 +201,7 @@ async fn fill_build(broker: &Broker, held: &Held, job: &mut v1::Job) -> Result<(
             .into_iter()
             .map(|it| v1::RunningAgent { agent_id: it.state_id, token: it.token.to_string() })
             .collect(),
+        user_secrets: Vec::new(),
     }));
     Ok(())
 }

@@ -195,9 +195,9 @@ impl Client {
     /// Sends a file, message by message.
     pub(crate) async fn upload(
         &self,
-        messages: Vec<v1::UploadFileRequest>,
+        messages: impl tonic::IntoStreamingRequest<Message = v1::UploadFileRequest>,
     ) -> Result<v1::UploadFileResponse, CallError> {
-        let mut request = Request::new(tokio_stream::iter(messages));
+        let mut request = messages.into_streaming_request();
         request.set_timeout(UPLOAD);
         Ok(self.inner.clone().upload_file(request).await?.into_inner())
     }

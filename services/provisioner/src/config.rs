@@ -67,6 +67,28 @@ pub struct ProvisionerConfig {
     /// Variables that every tool gets, such as `TF_VAR_region`; a template's variable of the name
     /// gives way.
     pub template_env: BTreeMap<String, String>,
+    /// What this daemon does that is not settled yet.
+    pub experiments: Vec<Experiment>,
+}
+
+/// Something that is not settled yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Experiment {
+    /// Keeps what `terraform init` made from one build of a workspace to the next, where the
+    /// template has `reuse_terraform_workspace` set.
+    ReuseTerraformWorkspace,
+}
+
+impl std::str::FromStr for Experiment {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "reuse-terraform-workspace" => Ok(Self::ReuseTerraformWorkspace),
+            _ => Err(format!("no experiment {name:?}; there is reuse-terraform-workspace")),
+        }
+    }
 }
 
 impl Default for ProvisionerConfig {
@@ -91,6 +113,7 @@ impl Default for ProvisionerConfig {
             berth_path: String::new(),
             passthrough_env: Vec::new(),
             template_env: BTreeMap::new(),
+            experiments: Vec::new(),
         }
     }
 }

@@ -13,10 +13,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Backoff, CallError, Client};
-use crate::config::Config;
+use crate::config::{Config, Experiment};
 use crate::environment::Base;
 use crate::job::{self, Workshop};
 use crate::register;
+use crate::reuse::Kept;
 use crate::stop::{Reason, Stop};
 use crate::terraform::Setup;
 use crate::workdir::WorkRoot;
@@ -109,7 +110,9 @@ async fn start(config: &Config, host: &Host) -> anyhow::Result<()> {
         latch: host.health.latch("broker"),
     };
     host.tasks.spawn("registration", registration.keep());
-    let workshop = Arc::new(Workshop { client, root, base, terraform });
+    let kept = config.experiments.contains(&Experiment::ReuseTerraformWorkspace);
+    let kept = kept.then(|| Kept::open(root.beside("workspaces"))).transpose()?.map(Arc::new);
+    let workshop = Arc::new(Workshop { client, root, base, terraform, kept });
     let jobs = Jobs {
         slots: Arc::new(Semaphore::new(config.capacity as usize)),
         force_after: config.force_cancel_interval.as_duration(),

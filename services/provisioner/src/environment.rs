@@ -112,6 +112,25 @@ impl Base {
     }
 }
 
+/// The owner's secrets, for the plan of a start and nothing else.
+pub(crate) fn secrets(job: &v1::Job) -> BTreeMap<String, String> {
+    let Some(v1::job::Input::WorkspaceBuild(build)) = &job.input else { return BTreeMap::new() };
+    let starts = |it: &v1::Metadata| it.transition == i32::from(v1::Transition::Start);
+    if !build.metadata.as_ref().is_some_and(starts) {
+        return BTreeMap::new();
+    }
+    let mut all = BTreeMap::new();
+    for v1::UserSecret { env_name, file_path, value } in &build.user_secrets {
+        if !env_name.is_empty() {
+            all.insert(format!("CODER_SECRET_ENV_{env_name}"), value.clone());
+        }
+        if !file_path.is_empty() {
+            all.insert(format!("CODER_SECRET_FILE_{}", hex::encode(file_path)), value.clone());
+        }
+    }
+    all
+}
+
 /// Sets what the build does in an environment made by [`Base::of_job`].
 pub(crate) fn set_transition(all: &mut BTreeMap<String, String>, transition: v1::Transition) {
     all.insert("CODER_WORKSPACE_TRANSITION".into(), transition_name(transition).into());

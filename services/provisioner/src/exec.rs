@@ -73,7 +73,7 @@ impl Exec {
     ) -> Result<Planned, Failure> {
         let request = self.request("plan", transition, Value::Null);
         let program = self.manifest.plan.clone();
-        let exit = self.call(session, transition, &program, &request).await?;
+        let exit = self.call(session, ("plan", transition), &program, &request).await?;
         if !exit.exit.status.success() {
             return Err(exit.failure("plan"));
         }
@@ -99,7 +99,7 @@ impl Exec {
         };
         let request = self.request("apply", transition, plan);
         let program = self.manifest.apply.clone();
-        let exit = self.call(session, transition, &program, &request).await?;
+        let exit = self.call(session, ("apply", transition), &program, &request).await?;
         let result = exit.result::<ApplyResult>("apply");
         if exit.exit.status.success() && !exit.stopped {
             let result = result?;
@@ -148,14 +148,17 @@ impl Exec {
     async fn call(
         &self,
         session: &Session,
-        transition: v1::Transition,
+        (step, transition): (&str, v1::Transition),
         program: &Path,
         request: &[u8],
     ) -> Result<Ended, Failure> {
         session.reporter.going()?;
         let dir = session.template();
         let program: PathBuf = dir.join(program);
-        let env: BTreeMap<_, _> = session.env_for(transition);
+        let env: BTreeMap<_, _> = match step {
+            "plan" => session.env_for_plan(transition),
+            _ => session.env_for(transition),
+        };
         let call = Call {
             program: &program,
             args: Vec::new(),

@@ -8,13 +8,14 @@ use tracing::Instrument;
 
 use crate::archive::{self, Limits};
 use crate::client::{CallError, Client};
-use crate::environment::Base;
+use crate::environment::{self, Base};
 use crate::exec::Exec;
 use crate::leftovers;
 use crate::report::Reporter;
+use crate::reuse::Kept;
 use crate::session::{self, Asking, Code, Driver, Failure, Session};
 use crate::stop::Stop;
-use crate::terraform::{MODULES, Setup, Terraform};
+use crate::terraform::{MODULES, Reuse, Setup, Terraform};
 use crate::trace;
 use crate::transfer::{self, TransferError};
 use crate::workdir::{JobDir, WorkRoot};
@@ -26,6 +27,8 @@ pub(crate) struct Workshop {
     pub(crate) base: Base,
     /// None where there is no Terraform.
     pub(crate) terraform: Option<Arc<Setup>>,
+    /// None where the experiment is off.
+    pub(crate) kept: Option<Arc<Kept>>,
 }
 
 /// What became of a job.
@@ -128,7 +131,8 @@ async fn session(
     };
     reporter.going()?;
     fetched?;
-    let session = Session::new(dir, workshop.base.of_job(job), reporter.clone());
+    let (env, secrets) = (workshop.base.of_job(job), environment::secrets(job));
+    let session = Session::new(dir, (env, secrets), reporter.clone());
     let asking = Asking { client: &workshop.client, job };
     let done = match &job.input {
         Some(v1::job::Input::TemplateImport(_)) => {
@@ -157,7 +161,9 @@ async fn session(
 fn driver(workshop: &Workshop, job: &v1::Job) -> Result<Driver, Failure> {
     match (&*job.provisioner_type, &workshop.terraform) {
         ("terraform", Some(setup)) => {
-            Ok(Driver::Terraform(Box::new(Terraform::new(Arc::clone(setup), &job.archive_file_id))))
+            let kept = workshop.kept.as_ref().and_then(|kept| Reuse::of(kept, job));
+            let archive = &job.archive_file_id;
+            Ok(Driver::Terraform(Box::new(Terraform::new(Arc::clone(setup), archive, kept))))
         }
         ("exec", _) => Ok(Driver::Exec(Box::new(Exec::new(job.clone())))),
         (other, _) => Err(Failure::new(

@@ -16,6 +16,7 @@ mod leftovers;
 mod modules;
 mod register;
 mod report;
+mod reuse;
 mod session;
 mod stop;
 mod terraform;
@@ -24,5 +25,5 @@ mod trace;
 mod transfer;
 mod workdir;
 
-pub use config::{Config, ProvisionerConfig};
+pub use config::{Config, Experiment, ProvisionerConfig};
 pub use daemon::run;

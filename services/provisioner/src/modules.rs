@@ -12,9 +12,9 @@ const FOLDER: &str = ".terraform/modules";
 /// How hard to compress: modules are text, and are packed once for many builds.
 const LEVEL: i32 = 6;
 
-/// Packs the modules of `template`. `None` when it fetched none: modules that are part of the
-/// template are there anyway. The same modules give the same bytes.
-pub(crate) fn pack(template: &Path) -> io::Result<Option<Vec<u8>>> {
+/// Packs the modules of `template` into the file `to`. `false` when it fetched none: modules that are
+/// part of the template are there anyway. The same modules give the same bytes.
+pub(crate) fn pack(template: &Path, to: &Path) -> io::Result<bool> {
     let folder = template.join(FOLDER);
     let fetched = match fs::read_dir(&folder) {
         Ok(mut entries) => entries.any(|it| it.is_ok_and(|it| it.path().is_dir())),
@@ -22,12 +22,14 @@ pub(crate) fn pack(template: &Path) -> io::Result<Option<Vec<u8>>> {
         Err(error) => return Err(error),
     };
     if !fetched {
-        return Ok(None);
+        return Ok(false);
     }
-    let builder = tar::Builder::new(zstd::Encoder::new(Vec::new(), LEVEL)?);
+    let file = io::BufWriter::new(fs::File::create(to)?);
+    let builder = tar::Builder::new(zstd::Encoder::new(file, LEVEL)?);
     let mut packer = Packer { builder, entries: 0, bytes: 0 };
     packer.folder(&folder, Path::new(""))?;
-    Ok(Some(packer.builder.into_inner()?.finish()?))
+    io::Write::flush(&mut packer.builder.into_inner()?.finish()?)?;
+    Ok(true)
 }
 
 /// An archive in the making, which may hold what [`restore`] takes.
@@ -51,13 +53,15 @@ impl<W: io::Write> Packer<W> {
             if kind.is_dir() {
                 // The history of a module that came by git is many times its size.
                 if entry.file_name() != ".git" {
-                    self.append(&name, (tar::EntryType::Directory, b""))?;
+                    self.count(0)?;
+                    let mut header = header(tar::EntryType::Directory, 0);
+                    self.builder.append_data(&mut header, &name, io::empty())?;
                     self.folder(&path, &name)?;
                 }
             } else if kind.is_symlink() {
                 self.link(&name, &fs::read_link(&path)?)?;
             } else if kind.is_file() {
-                self.append(&name, (tar::EntryType::Regular, &fs::read(&path)?))?;
+                self.file(&name, &path)?;
             }
         }
         Ok(())
@@ -73,9 +77,13 @@ impl<W: io::Write> Packer<W> {
         self.builder.append_link(&mut header, name, target)
     }
 
-    fn append(&mut self, name: &Path, (kind, data): (tar::EntryType, &[u8])) -> io::Result<()> {
-        self.count(data.len() as u64)?;
-        self.builder.append_data(&mut header(kind, data.len() as u64), name, data)
+    fn file(&mut self, name: &Path, path: &Path) -> io::Result<()> {
+        let file = fs::File::open(path)?;
+        let size = file.metadata()?.len();
+        self.count(size)?;
+        // It may grow meanwhile; the header has been decided.
+        let content = io::Read::take(file, size);
+        self.builder.append_data(&mut header(tar::EntryType::Regular, size), name, content)
     }
 
     fn count(&mut self, bytes: u64) -> io::Result<()> {
@@ -139,10 +147,9 @@ mod tests {
     #[test]
     fn modules_travel_whole_but_for_their_history_and_always_as_the_same_bytes() {
         let (from, to) = (template(), tempfile::tempdir().unwrap());
-        let packed = pack(from.path()).unwrap().unwrap();
-        assert_eq!(pack(template().path()).unwrap().unwrap(), packed);
-        let file = to.path().join("packed");
-        fs::write(&file, packed).unwrap();
+        let (file, again) = (to.path().join("packed"), to.path().join("again"));
+        assert!(pack(from.path(), &file).unwrap() && pack(template().path(), &again).unwrap());
+        assert_eq!(fs::read(&file).unwrap(), fs::read(&again).unwrap());
         restore(&file, to.path()).unwrap();
         let module = to.path().join(FOLDER).join("m");
         assert_eq!(fs::read_to_string(module.join("link/main.tf")).unwrap(), "# inner");
@@ -154,9 +161,9 @@ mod tests {
     #[test]
     fn a_template_that_fetched_nothing_has_nothing_to_pack() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(pack(dir.path()).unwrap(), None);
+        assert!(!pack(dir.path(), &dir.path().join("packed")).unwrap());
         fs::create_dir_all(dir.path().join(FOLDER)).unwrap();
         fs::write(dir.path().join(FOLDER).join("modules.json"), "{}").unwrap();
-        assert_eq!(pack(dir.path()).unwrap(), None);
+        assert!(!pack(dir.path(), &dir.path().join("packed")).unwrap());
     }
 }

@@ -15,7 +15,7 @@ use crate::exec::Exec;
 use crate::modules;
 use crate::report::{Findings, Reporter, Stopped};
 use crate::stop::Reason;
-use crate::terraform::Terraform;
+use crate::terraform::{MODULES, Terraform};
 use crate::transfer;
 use crate::workdir::JobDir;
 
@@ -99,7 +99,9 @@ impl From<Stopped> for Failure {
 pub(crate) struct Session {
     pub(crate) dir: JobDir,
     /// The tool's environment.
-    pub(crate) env: BTreeMap<String, String>,
+    env: BTreeMap<String, String>,
+    /// What of it is for plans of a start alone.
+    secrets: BTreeMap<String, String>,
     pub(crate) reporter: Reporter,
     timings: Arc<Mutex<Vec<v1::Timing>>>,
 }
@@ -149,12 +151,13 @@ impl Driver {
         }
     }
 
-    /// The modules that the template fetched, packed; `None` when there are none.
-    async fn modules(&self, session: &Session) -> anyhow::Result<Option<Vec<u8>>> {
+    /// The modules that the template fetched, packed into a file; `None` when there are none.
+    async fn modules(&self, session: &Session) -> anyhow::Result<Option<PathBuf>> {
         match self {
             Self::Terraform(_) => {
-                let template = session.template();
-                Ok(tokio::task::spawn_blocking(move || modules::pack(&template)).await??)
+                let (template, to) = (session.template(), session.dir.file(MODULES));
+                let pack = move || Ok(modules::pack(&template, &to)?.then_some(to));
+                tokio::task::spawn_blocking(pack).await?
             }
             Self::Exec(_) => Ok(None),
         }
@@ -165,6 +168,13 @@ impl Driver {
         match self {
             Self::Terraform(it) => it.apply(session).await,
             Self::Exec(it) => it.apply(session).await,
+        }
+    }
+
+    /// Keeps what the workspace's next build can use.
+    async fn leave(&self, session: &Session, transition: v1::Transition) {
+        if let Self::Terraform(it) = self {
+            it.leave(session, transition).await;
         }
     }
 
@@ -179,8 +189,12 @@ impl Driver {
 
 impl Session {
     /// A session in `dir`.
-    pub(crate) fn new(dir: JobDir, env: BTreeMap<String, String>, reporter: Reporter) -> Self {
-        Self { dir, env, reporter, timings: Arc::default() }
+    pub(crate) fn new(
+        dir: JobDir,
+        (env, secrets): (BTreeMap<String, String>, BTreeMap<String, String>),
+        reporter: Reporter,
+    ) -> Self {
+        Self { dir, env, secrets, reporter, timings: Arc::default() }
     }
 
     /// Where the template lies.
@@ -192,6 +206,15 @@ impl Session {
     pub(crate) fn env_for(&self, transition: v1::Transition) -> BTreeMap<String, String> {
         let mut env = self.env.clone();
         environment::set_transition(&mut env, transition);
+        env
+    }
+
+    /// The environment of a plan: that of a start has the owner's secrets.
+    pub(crate) fn env_for_plan(&self, transition: v1::Transition) -> BTreeMap<String, String> {
+        let mut env = self.env_for(transition);
+        if transition == v1::Transition::Start {
+            env.extend(self.secrets.clone());
+        }
         env
     }
 
@@ -300,7 +323,7 @@ async fn keep_modules(
 ) -> Result<Option<String>, Failure> {
     let stored = async {
         let Some(packed) = driver.modules(session).await? else { return Ok(None) };
-        let file = ("modules", &packed[..]);
+        let file = (transfer::MODULES, &*packed);
         anyhow::Ok(Some(transfer::upload(asking.client, asking.job, file).await?))
     };
     let stored = tokio::select! {
@@ -367,6 +390,7 @@ pub(crate) async fn build(
     let applied = session.step(v1::Step::Graph, "Reading resources", graph).await;
     match applied {
         Ok(Applied { state, resources }) => {
+            driver.leave(session, transition).await;
             Ok(v1::WorkspaceBuildResult { state, resources, replacements })
         }
         Err(failure) if failure.state.is_some() => Err(failure),

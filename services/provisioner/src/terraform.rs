@@ -7,10 +7,11 @@ mod model;
 mod output;
 mod parameters;
 mod resources;
+mod reuse;
 mod state;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ pub(crate) use self::binary::Setup;
 use self::graph::Graph;
 use self::model::{Node, Plan, ResourceChange, State};
 use self::output::{Heard, Readable};
+pub(crate) use self::reuse::Reuse;
 use self::state::{STATE_FILE, Written};
 use crate::modules;
 use crate::report::Findings;
@@ -37,6 +39,8 @@ pub(crate) struct Terraform {
     setup: Arc<Setup>,
     /// The archive it works on.
     archive: String,
+    /// What may be kept between builds; `None`: nothing is.
+    reuse: Option<Reuse>,
     graph: Option<Arc<Graph>>,
     /// The last plan and what it is for.
     plan: Option<(PathBuf, v1::Transition)>,
@@ -48,10 +52,10 @@ pub(crate) struct Terraform {
 
 impl Terraform {
     /// Nothing has run yet.
-    pub(crate) fn new(setup: Arc<Setup>, archive: &str) -> Self {
+    pub(crate) fn new(setup: Arc<Setup>, archive: &str, reuse: Option<Reuse>) -> Self {
         let graph = setup.graphs.get(archive);
         let archive = archive.to_owned();
-        Self { setup, archive, graph, plan: None, applying: false, printed: None }
+        Self { setup, archive, reuse, graph, plan: None, applying: false, printed: None }
     }
 
     /// Puts the previous state in place and fetches modules and providers.
@@ -63,10 +67,16 @@ impl Terraform {
         let _ = tokio::fs::remove_file(&file).await;
         let _ = tokio::fs::remove_dir_all(session.template().join(".terraform")).await;
         let (packed, template) = (session.dir.file(MODULES), session.template());
-        if packed.exists() {
-            let restored =
-                tokio::task::spawn_blocking(move || modules::restore(&packed, &template));
-            restored.await.map_err(Failure::local)?.map_err(Failure::local)?;
+        let reuse = self.reuse.clone();
+        let restored = tokio::task::spawn_blocking(move || {
+            let taken = reuse.is_some_and(|it| it.take(&template));
+            if !taken && packed.exists() {
+                modules::restore(&packed, &template)?;
+            }
+            Ok::<_, modules::RestoreError>(taken)
+        });
+        if restored.await.map_err(Failure::local)?.map_err(Failure::local)? {
+            session.reporter.daemon(v1::LogLevel::Debug, "With the providers of the build before");
         }
         if !state.is_empty() {
             tokio::fs::write(&file, state).await.map_err(Failure::local)?;
@@ -168,8 +178,25 @@ impl Terraform {
         }
     }
 
-    fn env(&self, session: &Session, transition: v1::Transition) -> BTreeMap<String, String> {
-        let mut env = session.env_for(transition);
+    /// Keeps what the workspace's next build can use.
+    pub(crate) async fn leave(&self, session: &Session, transition: v1::Transition) {
+        let Some(reuse) = self.reuse.clone() else { return };
+        let template = session.template();
+        let left = tokio::task::spawn_blocking(move || reuse.leave(&template, transition)).await;
+        if let Ok(Err(error)) = left {
+            tracing::warn!(%error, "nothing is kept for the workspace's next build");
+        }
+    }
+
+    fn env(
+        &self,
+        session: &Session,
+        (command, transition): (&OsStr, v1::Transition),
+    ) -> BTreeMap<String, String> {
+        let mut env = match command.to_str() {
+            Some("plan") => session.env_for_plan(transition),
+            _ => session.env_for(transition),
+        };
         env.extend(self.setup.env.clone());
         env
     }
@@ -229,7 +256,7 @@ impl Terraform {
         on_line: impl FnMut(Stream, &str) + Send,
     ) -> Result<Exit, Failure> {
         session.reporter.going()?;
-        let (dir, env) = (session.template(), self.env(session, transition));
+        let (dir, env) = (session.template(), self.env(session, (&args[0], transition)));
         let call = Call {
             program: &self.setup.program,
             args,

@@ -1,17 +1,21 @@
 //! Files from and to the broker; those from it are proven to be the ones that were meant.
 
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use berth_proto::v1::file_part::Part;
 use berth_proto::{MAX_CHUNK, MAX_FILE, v1};
+use futures_util::{Stream, StreamExt, stream};
 use sha2::{Digest, Sha256};
 use tokio::fs::File;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Status;
 
 use crate::client::{Backoff, CallError, Client};
 
+/// The kind of a file that holds a template's modules.
+pub(crate) const MODULES: &str = "modules";
 /// How long the next part may take to arrive.
 const SILENCE: Duration = Duration::from_secs(30);
 /// Attempts before the job fails; each begins anew.
@@ -29,7 +33,9 @@ pub(crate) enum TransferError {
     #[error("the download stopped: nothing arrived for {} seconds", SILENCE.as_secs())]
     Silent,
     #[error("cannot write {}", path.display())]
-    Write { path: PathBuf, source: std::io::Error },
+    Write { path: PathBuf, source: io::Error },
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
 }
 
 impl TransferError {
@@ -93,22 +99,25 @@ async fn attempt(
     check.ok_or_else(|| broken("it has no header"))?.finish()
 }
 
-/// Stores `data` as a file of `kind` for the job that this daemon holds; returns the file's id.
+/// Stores the file at `path` as one of `kind` for the job that this daemon holds; returns its id.
+/// Of the file no more than a few pieces are in memory.
 pub(crate) async fn upload(
     client: &Client,
     job: &v1::Job,
-    (kind, data): (&str, &[u8]),
+    (kind, path): (&str, &Path),
 ) -> Result<String, TransferError> {
-    let size = data.len() as u64;
-    if size > MAX_FILE {
+    let header = describe(kind, path.to_owned()).await?;
+    if header.size > MAX_FILE {
+        let size = header.size;
         let message = format!("it has {size} bytes, at most {MAX_FILE} are stored");
         return Err(TransferError::Refused(message));
     }
-    let messages = messages(job, kind, data);
     let mut backoff = Backoff::new();
     let mut attempt = 1;
     loop {
-        match client.upload(messages.clone()).await.map_err(TransferError::from) {
+        let file = File::open(path).await.map_err(|source| unreadable(path, source))?;
+        let messages = messages(job, header.clone(), file);
+        match client.upload(messages).await.map_err(TransferError::from) {
             Ok(stored) if stored.error.is_empty() => return Ok(stored.file_id),
             Ok(refused) => return Err(TransferError::Refused(refused.error)),
             Err(error) if error.may_pass() && attempt < ATTEMPTS => {
@@ -121,29 +130,58 @@ pub(crate) async fn upload(
     }
 }
 
-/// A header and chunks in order.
-fn messages(job: &v1::Job, kind: &str, data: &[u8]) -> Vec<v1::UploadFileRequest> {
-    let sha256 = Sha256::digest(data).to_vec();
-    let pieces = data.chunks(MAX_CHUNK);
-    let header = v1::FileHeader {
-        kind: kind.to_owned(),
-        sha256: sha256.clone(),
-        size: data.len() as u64,
-        chunks: u32::try_from(pieces.len()).unwrap_or(u32::MAX),
+fn unreadable(path: &Path, source: io::Error) -> TransferError {
+    TransferError::Read { path: path.to_owned(), source }
+}
+
+/// What a file is, by reading it once.
+async fn describe(kind: &str, path: PathBuf) -> Result<v1::FileHeader, TransferError> {
+    let read = tokio::task::spawn_blocking(move || {
+        let mut hash = Sha256::new();
+        let mut file = std::fs::File::open(&path).map_err(|source| unreadable(&path, source))?;
+        let mut buffer = vec![0; 64 * 1024];
+        let mut size = 0;
+        loop {
+            match file.read(&mut buffer).map_err(|source| unreadable(&path, source))? {
+                0 => return Ok::<_, TransferError>((hash.finalize().to_vec(), size)),
+                read => {
+                    hash.update(&buffer[..read]);
+                    size += read as u64;
+                }
+            }
+        }
+    });
+    let (sha256, size) = read.await.map_err(|_| broken("reading it was interrupted"))??;
+    let chunks = u32::try_from(size.div_ceil(MAX_CHUNK as u64)).unwrap_or(u32::MAX);
+    Ok(v1::FileHeader { kind: kind.to_owned(), sha256, size, chunks })
+}
+
+/// A header and chunks in order, each read when it is sent. Where reading fails the chunks end, and
+/// the broker says what is missing.
+fn messages(
+    job: &v1::Job,
+    header: v1::FileHeader,
+    file: File,
+) -> impl Stream<Item = v1::UploadFileRequest> + Send + 'static {
+    let sha256 = header.sha256.clone();
+    let part = |part| Some(v1::FilePart { part: Some(part) });
+    let first = v1::UploadFileRequest {
+        part: part(Part::Header(header)),
+        job_id: job.id.clone(),
+        lease_token: job.lease_token.clone(),
     };
-    let chunk = |(index, data): (u32, &[u8])| {
-        Part::Chunk(v1::FileChunk { sha256: sha256.clone(), index, data: data.to_vec() })
-    };
-    let parts = [Part::Header(header)].into_iter().chain((0..).zip(pieces).map(chunk));
-    let mut messages: Vec<_> = parts
-        .map(|part| v1::UploadFileRequest {
-            part: Some(v1::FilePart { part: Some(part) }),
-            ..Default::default()
-        })
-        .collect();
-    messages[0].job_id.clone_from(&job.id);
-    messages[0].lease_token.clone_from(&job.lease_token);
-    messages
+    let chunks = stream::unfold((file, 0), move |(mut file, index)| {
+        let sha256 = sha256.clone();
+        async move {
+            let mut data = Vec::new();
+            (&mut file).take(MAX_CHUNK as u64).read_to_end(&mut data).await.ok()?;
+            let chunk = Part::Chunk(v1::FileChunk { sha256, index, data });
+            let empty = matches!(&chunk, Part::Chunk(it) if it.data.is_empty());
+            let message = v1::UploadFileRequest { part: part(chunk), ..Default::default() };
+            (!empty).then_some((message, (file, index + 1)))
+        }
+    });
+    stream::iter([first]).chain(chunks)
 }
 
 fn broken(what: &str) -> TransferError {

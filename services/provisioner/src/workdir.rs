@@ -17,6 +17,7 @@ pub(crate) const GROUP_FILE: &str = "group";
 /// The directory that holds the jobs of one daemon. Held by one process at a time.
 #[derive(Debug)]
 pub(crate) struct WorkRoot {
+    root: PathBuf,
     jobs: PathBuf,
     /// Locked for as long as it is open.
     _lock: File,
@@ -41,7 +42,12 @@ impl WorkRoot {
         let jobs = root.join("jobs");
         create_private(&jobs)?;
         clear(&jobs);
-        Ok(Self { jobs, _lock: file })
+        Ok(Self { root, jobs, _lock: file })
+    }
+
+    /// A folder beside those of jobs, on the same file system.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.root.join(name)
     }
 
     /// A fresh directory for a job.

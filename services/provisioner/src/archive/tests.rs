@@ -165,6 +165,49 @@ fn each_limit_names_the_entry_that_passed_it() {
 }
 
 #[test]
+fn the_product_takes_20_000_entries_and_names_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    for (count, accepted) in [(20_000, true), (20_001, false)] {
+        // The directory itself costs nothing to make, and counts.
+        let mut bytes = entry(EntryType::Directory, "./", "", b"").repeat(count - 1);
+        bytes.extend(file(&format!("f{count}"), b""));
+        bytes.resize(bytes.len() + 1024, 0);
+        let (archive, into) = (dir.path().join("archive"), dir.path().join(count.to_string()));
+        fs::create_dir(&into).unwrap();
+        fs::write(&archive, zstd::encode_all(&bytes[..], 1).unwrap()).unwrap();
+        match extract(&archive, &into, Limits::TEMPLATE) {
+            Ok(()) => assert!(accepted),
+            Err(error) => {
+                assert!(!accepted && error.to_string().contains("\"f20001\""), "{error}");
+            }
+        }
+    }
+}
+
+/// 64 MiB of zeros in a few KiB, behind both compressions.
+#[test]
+fn a_bomb_ends_at_the_limit_and_names_its_entry_however_it_is_packed() {
+    let mut header = tar::Header::new_ustar();
+    header.set_path("bomb").unwrap();
+    header.set_size(64 << 20);
+    header.set_cksum();
+    let whole = || io::Cursor::new(header.as_bytes().to_vec()).chain(io::repeat(0).take(64 << 20));
+    let zstd = zstd::encode_all(whole(), 1).unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    io::copy(&mut whole(), &mut gzip).unwrap();
+    let limits = Limits { packed: 1 << 20, unpacked: 8 << 20, entries: 100 };
+    for packed in [zstd, gzip.finish().unwrap()] {
+        let dir = tempfile::tempdir().unwrap();
+        let (archive, into) = (dir.path().join("archive"), dir.path().join("in"));
+        fs::create_dir(&into).unwrap();
+        fs::write(&archive, &packed).unwrap();
+        let error = extract(&archive, &into, limits).unwrap_err().to_string();
+        assert!(error.contains("8388608 bytes") && error.contains("\"bomb\""), "{error}");
+        assert_eq!(fs::read_dir(&into).unwrap().count(), 0, "it was written");
+    }
+}
+
+#[test]
 fn a_small_archive_that_unpacks_to_much_ends_at_the_limit() {
     let mut tar = file("zeros", b"");
     let mut header = tar::Header::from_byte_slice(tar[..512].as_ref()).clone();

@@ -502,3 +502,48 @@ async fn the_local_exec_template_plans_whatever_the_values_are() {
     assert_eq!(it.resources[1].name, "folder");
     scene.stop().await;
 }
+
+fn with_secret(transition: v1::Transition) -> v1::job::Input {
+    let v1::job::Input::WorkspaceBuild(mut build) = start_build() else { unreachable!() };
+    build.metadata.as_mut().unwrap().transition = transition.into();
+    let value = "s3cret-value".to_owned();
+    build.user_secrets =
+        vec![v1::UserSecret { env_name: "TOKEN".into(), file_path: "~/.key".into(), value }];
+    v1::job::Input::WorkspaceBuild(build)
+}
+
+/// Each program notes its environment, its request and all command lines of the machine.
+#[tokio::test]
+async fn a_secret_reaches_the_plan_of_a_start_and_nothing_else() {
+    let scene = Scene::new(60).await;
+    for (id, transition) in [
+        ("start", v1::Transition::Start),
+        ("stop", v1::Transition::Stop),
+        ("delete", v1::Transition::Delete),
+    ] {
+        let note = |step: &str| {
+            format!(
+                "#!/bin/sh\nenv > $OUT/{id}-{step}.env\ncat > $OUT/{id}-{step}.request\n\
+                 cat /proc/[0-9]*/cmdline > $OUT/{id}-{step}.ps 2>/dev/null\n\
+                 echo '{{\"{}\": 1}}'\n",
+                if step == "plan" { "daily_cost" } else { "state" }
+            )
+        };
+        scene.queue(id, [&note("plan"), &note("apply")], with_secret(transition));
+        scene.done(id).await;
+        assert!(!format!("{:?}", scene.built(id)).contains("s3cret-value"));
+        let logged = |job: &broker::Job| job.lines.values().any(|it| it.contains("s3cret-value"));
+        assert!(!scene.job(id, logged));
+        for step in ["plan", "apply"] {
+            let read = |what: &str| {
+                let path = scene.dir.path().join(format!("out/{id}-{step}.{what}"));
+                String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned()
+            };
+            let has = read("env").contains("CODER_SECRET_ENV_TOKEN=s3cret-value");
+            assert_eq!(has, id == "start" && step == "plan", "{id} {step}");
+            assert_eq!(read("env").contains("s3cret"), has, "{id} {step}");
+            assert!(!read("request").contains("s3cret") && !read("ps").contains("s3cret"));
+        }
+    }
+    scene.stop().await;
+}

@@ -106,3 +106,35 @@ fn an_import_has_no_build() {
     let job = v1::Job { input: Some(v1::job::Input::TemplateImport(import)), ..Default::default() };
     assert!(!base().of_job(&job).contains_key("CODER_WORKSPACE_BUILD_ID"));
 }
+
+fn with_secrets(transition: v1::Transition) -> v1::Job {
+    let mut job = build(v1::BuildStage::None);
+    let Some(v1::job::Input::WorkspaceBuild(build)) = &mut job.input else { unreachable!() };
+    build.metadata.as_mut().unwrap().transition = transition.into();
+    let secret = |env: &str, path: &str| v1::UserSecret {
+        env_name: env.into(),
+        file_path: path.into(),
+        value: "s3cret".into(),
+    };
+    build.user_secrets = vec![secret("TOKEN", ""), secret("", "~/.key"), secret("BOTH", "/k")];
+    job
+}
+
+#[test]
+fn secrets_are_there_by_variable_and_by_path_for_a_start_alone_and_never_in_the_rest() {
+    let job = with_secrets(v1::Transition::Start);
+    let names: Vec<_> = secrets(&job).into_keys().collect();
+    assert_eq!(
+        names,
+        [
+            "CODER_SECRET_ENV_BOTH",
+            "CODER_SECRET_ENV_TOKEN",
+            "CODER_SECRET_FILE_2f6b",
+            "CODER_SECRET_FILE_7e2f2e6b6579",
+        ]
+    );
+    assert!(!base().of_job(&job).values().any(|value| value.contains("s3cret")));
+    for transition in [v1::Transition::Stop, v1::Transition::Delete, v1::Transition::Unspecified] {
+        assert_eq!(secrets(&with_secrets(transition)), BTreeMap::new());
+    }
+}

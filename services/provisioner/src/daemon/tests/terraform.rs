@@ -261,3 +261,58 @@ async fn a_cancel_in_each_step_ends_even_a_terraform_that_hangs_and_keeps_the_ri
         scene.stop().await;
     }
 }
+
+/// The second build finds what the first one made, a third after a change of the template does not.
+#[tokio::test]
+async fn a_template_that_wants_it_has_its_folder_kept_between_builds() {
+    let scene = Scene::with(60, |config| {
+        config.provisioner.experiments = vec![crate::Experiment::ReuseTerraformWorkspace];
+    })
+    .await;
+    let kept = scene.dir.path().join("work/daemon/workspaces/w1");
+    let main = "module \"m\" { source = \"./m\" }\n";
+    let files = [("main.tf", main), ("m/main.tf", "resource \"terraform_data\" \"in\" {}\n")];
+    let queue = |id: &str, file: &str, state: &[u8], wanted: bool| {
+        scene.queue_for("terraform", id, (archive(&files), start_with(state)));
+        scene.broker.with(|all| {
+            let archive = all.files.remove(&format!("file-{id}")).unwrap();
+            all.files.insert(file.to_owned(), archive);
+            let job = all.queue.back_mut().unwrap();
+            job.reuse_terraform_workspace = wanted;
+            job.archive_file_id = file.to_owned();
+        });
+    };
+    queue("unwanted", "v1", b"", false);
+    scene.done("unwanted").await;
+    if scene.failed_with("no provisioner") {
+        return scene.stop().await;
+    }
+    assert!(!kept.exists());
+    let found = |id: &str| {
+        let line = "With the providers of the build before";
+        scene.job(id, |job| job.lines.values().any(|it| it == line))
+    };
+    let mut state = Vec::new();
+    for (id, file, expected) in
+        [("a", "v1", false), ("b", "v1", true), ("c", "v2", false), ("d", "v2", true)]
+    {
+        queue(id, file, &state, true);
+        scene.done(id).await;
+        state = scene.built(id).state;
+        assert_eq!(found(id), expected, "{id}");
+        assert!(kept.join("template").exists() && !kept.join("terraform.tfstate").exists());
+    }
+    let delete = transition(v1::Transition::Delete, &state, v1::BuildStage::None);
+    scene.queue_for("terraform", "e", (archive(&files), delete));
+    scene.broker.with(|all| all.queue.back_mut().unwrap().reuse_terraform_workspace = true);
+    scene.done("e").await;
+    assert!(scene.built("e").resources.is_empty());
+    assert!(!kept.exists(), "a deleted workspace is remembered");
+    scene.stop().await;
+}
+
+impl Scene {
+    fn failed_with(&self, text: &str) -> bool {
+        self.job("unwanted", |job| job.failed.as_ref().is_some_and(|it| it.error.contains(text)))
+    }
+}
