@@ -27,6 +27,15 @@ pub(crate) struct Client {
 impl Api {
     /// Starts one, past the proxy: what it asks of Postgres is not the question.
     pub(crate) async fn start(stage: &Stage, estate: &Estate) -> anyhow::Result<Self> {
+        Self::start_at(stage, estate, &estate.url).await
+    }
+
+    /// Starts one with `url` as its way to the database.
+    pub(crate) async fn start_at(
+        stage: &Stage,
+        estate: &Estate,
+        url_of_database: &str,
+    ) -> anyhow::Result<Self> {
         let listen = format!("127.0.0.1:{}", berth_devstack::free_port()?);
         let url = format!("http://{listen}");
         let more = [
@@ -34,12 +43,17 @@ impl Api {
             ("BERTH_HTTP__ACCESS_URL", &url),
             ("BERTH_RATE_LIMIT__REQUESTS", "0"),
         ];
-        let service = stage.start(("api", 0), estate, &estate.url, &more).await?;
+        let service = stage.start(("api", 0), estate, url_of_database, &more).await?;
         Ok(Self { service, client: Client { http: client()?, url } })
     }
 }
 
 impl Client {
+    /// Where it asks: host and port.
+    pub(crate) fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
+    }
+
     /// Sends JSON below `/api/v2`; anything but success is an error with what was said.
     pub(crate) async fn send(
         &self,

@@ -7,9 +7,11 @@ use crate::psql::Psql;
 
 /// The token of the user who owns the deployment, as the API takes it.
 pub(crate) const TOKEN: &str = "benchbench-benchbenchbenchbenchbe";
-/// That token's parts, as they are stored.
+/// That token's parts, as they are stored. All tokens have the same secret.
 const TOKEN_ID: &str = "benchbench";
 const TOKEN_SECRET: &str = "benchbenchbenchbenchbe";
+/// A set's pool has fewer prebuilds than this, ever.
+pub(crate) const MEMBERS_MAX: u64 = 1_000_000;
 /// The system user that owns every prebuild.
 const PREBUILDS_USER: &str = "c42fdf75-3097-471c-8c33-fb52454d81c0";
 
@@ -19,12 +21,20 @@ create function bench_id(kind text, n bigint) returns uuid language sql immutabl
 return (lpad(to_hex(1700000000000 + n * 1000), 12, '0') || '7' || substr(md5(kind || n), 1, 3)
         || '8' || substr(md5(kind || n), 4, 15))::uuid";
 
+/// The token of a user, by number, as the API takes it.
+pub(crate) fn token(user: u64) -> String {
+    if user == 0 { TOKEN.to_owned() } else { format!("u{user:09}-{TOKEN_SECRET}") }
+}
+
 /// How much there is, for the report.
 pub(crate) async fn size(sql: &mut Psql) -> anyhow::Result<Value> {
     let text = sql.text(
         "
         select json_build_object(
             'organizations', (select count(*) from organizations),
+            'users', (select count(*) from users),
+            'api_keys', (select count(*) from api_keys),
+            'templates', (select count(*) from templates),
             'workspaces_live', (select count(*) from workspaces where not deleted),
             'workspaces_deleted', (select count(*) from workspaces where deleted),
             'prebuilds', (select count(*) from workspaces where pool_preset_id is not null and not deleted),
@@ -42,6 +52,8 @@ pub(crate) async fn size(sql: &mut Psql) -> anyhow::Result<Value> {
 pub(crate) struct Base {
     /// Organizations, each with a daemon and with the prebuilds user in order.
     pub(crate) organizations: u64,
+    /// People, each a member of one organization with a token; a multiple of `organizations`.
+    pub(crate) users: u64,
     /// Live workspaces of people, three builds each.
     pub(crate) live: u64,
     /// Deleted workspaces, three builds each.
@@ -53,10 +65,10 @@ pub(crate) struct Base {
 impl Base {
     /// With 5 000 prebuilds: 50 000 workspaces, 30 000 of them live, and 150 000 jobs.
     pub(crate) const WHOLE: Self =
-        Self { organizations: 10, live: 25_000, deleted: 20_000, imports: 10_000 };
+        Self { organizations: 10, users: 50_000, live: 25_000, deleted: 20_000, imports: 10_000 };
     /// To see that it works.
     pub(crate) const QUICK: Self =
-        Self { organizations: 10, live: 2_500, deleted: 2_000, imports: 1_000 };
+        Self { organizations: 10, users: 1_000, live: 2_500, deleted: 2_000, imports: 1_000 };
 
     /// The one that fits.
     pub(crate) const fn of(quick: bool) -> Self {
@@ -77,7 +89,8 @@ impl Base {
     }
 
     fn people(self) -> String {
-        let last = self.organizations - 1;
+        let Self { organizations, users, .. } = self;
+        let last = organizations - 1;
         format!(
             "
             insert into organizations (id, name, is_default, created_at, updated_at)
@@ -86,10 +99,13 @@ impl Base {
             insert into users (id, username, email, roles, created_at, updated_at)
             select bench_id('user', u), 'user-' || u, 'user-' || u || '@example.com',
                    case when u = 0 then '{{owner}}'::text[] else '{{}}' end, now(), now()
-            from generate_series(0, 99) u;
+            from generate_series(0, {users} - 1) u;
             insert into organization_members (organization_id, user_id, created_at, updated_at)
             select o.id, u.id, now(), now() from organizations o
             join users u on u.id in ('{PREBUILDS_USER}', bench_id('user', 0));
+            insert into organization_members (organization_id, user_id, created_at, updated_at)
+            select bench_id('organization', u % {organizations}), bench_id('user', u), now(), now()
+            from generate_series(1, {users} - 1) u;
             insert into groups (id, organization_id, name, quota_allowance, created_at)
             select o.id, o.id, 'Everyone', 0, now() from organizations o;
             insert into groups (id, organization_id, name, display_name, quota_allowance, created_at)
@@ -102,6 +118,11 @@ impl Base {
                                   last_used_at, expires_at, created_at, updated_at)
             values ('{TOKEN_ID}', sha256('{TOKEN_SECRET}'), bench_id('user', 0), 'token', 'bench',
                     86400, now(), now() + interval '1 day', now(), now());
+            insert into api_keys (id, secret_hash, user_id, login_type, token_name, lifetime_seconds,
+                                  last_used_at, expires_at, created_at, updated_at)
+            select 'u' || lpad(u::text, 9, '0'), sha256('{TOKEN_SECRET}'), bench_id('user', u), 'token',
+                   'bench', 86400, now(), now() + interval '1 day', now(), now()
+            from generate_series(1, {users} - 1) u;
             insert into files (id, hash, created_by, created_at, data)
             values (bench_id('file', 0), 'bench', bench_id('user', 0), now(), '');
             insert into provisioner_daemons (id, organization_id, name, version, api_version,
@@ -114,14 +135,14 @@ impl Base {
     }
 
     fn workspaces(self) -> String {
-        let Self { organizations, live, deleted, imports } = self;
+        let Self { organizations, users, live, deleted, imports } = self;
         let all = live + deleted;
         let template = "bench_id('history-template', 0)";
         format!(
             "
             create temporary table made as
             select n, bench_id('workspace', n) as id, bench_id('organization', n % {organizations}) as org,
-                   bench_id('user', 1 + n % 99) as owner, n >= {live} as gone,
+                   bench_id('user', n % {users}) as owner, n >= {live} as gone,
                    now() - interval '30 days' + n * interval '10 seconds' as at
             from generate_series(0, {all} - 1) n;
             insert into workspaces (id, owner_id, organization_id, template_id, name, deleted,
@@ -171,6 +192,8 @@ pub(crate) struct Pools {
     pub(crate) members: u64,
     /// How many pools, beginning with the first, have one more of them wanted and there.
     pub(crate) one_more: u64,
+    /// How many prebuilds each pool has had before.
+    pub(crate) had: u64,
     /// The prebuilds' first jobs wait for a daemon; else they are ready.
     pub(crate) pending: bool,
 }
@@ -185,6 +208,7 @@ impl Pools {
             per_template: 1,
             members: 1,
             one_more: 0,
+            had: 0,
             pending: false,
         }
     }
@@ -203,6 +227,12 @@ impl Pools {
         sql.run(&self.templates(organizations)).await?;
         sql.run(&self.versions("version", "current", organizations)).await?;
         sql.run("commit").await?;
+        sql.run(&self.prebuilds(organizations)).await
+    }
+
+    /// Gives each of the pools, which have had `self.had`, as many prebuilds more as `members` says.
+    pub(crate) async fn restock(self, sql: &mut Psql, organizations: u64) -> anyhow::Result<()> {
+        sql.run("set synchronous_commit = off").await?;
         sql.run(&self.prebuilds(organizations)).await
     }
 
@@ -271,7 +301,7 @@ impl Pools {
     }
 
     fn prebuilds(self, organizations: u64) -> String {
-        let Self { set, from, to, per_template, members, one_more, pending } = self;
+        let Self { set, from, to, per_template, members, one_more, had, pending } = self;
         let (last, more) = (to - 1, from + one_more);
         let state = if pending { "starting" } else { "ready" };
         let done = if pending { "null" } else { "at" };
@@ -279,11 +309,11 @@ impl Pools {
         format!(
             "
             create temporary table made as
-            select p, p * 1000 + m as n, bench_id('{set}-prebuild', p * 1000 + m) as id,
+            select p, p * {MEMBERS_MAX} + m as n, bench_id('{set}-prebuild', p * {MEMBERS_MAX} + m) as id,
                    bench_id('organization', (p / {per_template}) % {organizations}) as org,
                    now() - interval '1 day' + (p % 3600) * interval '1 second' as at
-            from generate_series({from}, {last}) p
-            cross join lateral generate_series(1, {members} + (p < {more})::integer) m;
+            from generate_series({from}::bigint, {last}) p
+            cross join lateral generate_series({had} + 1, {had} + {members} + (p < {more})::integer) m;
             insert into workspaces (id, owner_id, organization_id, template_id, name, created_at,
                                     updated_at, last_used_at, latest_build_id, latest_build_number,
                                     pool_preset_id, pool_state, pool_ready_at, pool_expires_at)

@@ -103,6 +103,12 @@ pub(crate) fn mean_count(sum: u64, count: u64) -> Cell {
     mean(sum as f64, count)
 }
 
+/// Bytes as MiB.
+pub(crate) fn mebibytes(bytes: u64) -> Cell {
+    let tenths = u32::try_from(bytes * 10 / (1 << 20)).unwrap_or(u32::MAX);
+    Cell::Number(f64::from(tenths) / 10.0, 1)
+}
+
 /// `12345678` as `12 345 678`.
 pub(crate) fn grouped(count: u64) -> String {
     let digits = count.to_string();

@@ -5,6 +5,9 @@ mod api;
 mod args;
 mod data;
 mod figure;
+mod fleet;
+mod load;
+mod nats;
 mod proxy;
 mod psql;
 mod question;
@@ -12,6 +15,8 @@ mod report;
 mod run;
 mod service;
 mod stage;
+mod waldump;
+mod wire;
 mod yardstick;
 
 use std::process::ExitCode;

@@ -1,12 +1,19 @@
 //! The questions, one module each.
 
+mod burst;
+mod claim;
+mod claim_growth;
 mod idle;
+mod idle_memory;
 mod idle_sweep;
 mod membership;
 mod promotion;
+mod reinit;
 mod settled;
+mod shop;
 mod sweep_delta;
 mod trigger;
+mod watch_all;
 
 use crate::report::Report;
 use crate::stage::Stage;
@@ -24,12 +31,35 @@ pub(crate) enum Question {
     Promotion,
     /// What a pass of the membership reconciler costs when everything is in order.
     Membership,
+    /// What a claim costs and how long it takes.
+    Claim,
+    /// How that grows with workspaces.
+    ClaimGrowth,
+    /// Many claims at once.
+    Burst,
+    /// How long an agent takes to change its owner.
+    Reinit,
+    /// How fast watchers are told, and what they cost.
+    WatchAll,
+    /// What processes cost that have nothing to do.
+    IdleMemory,
 }
 
 impl Question {
     /// Every question, in the order of `all`.
-    pub(crate) const ALL: [Self; 5] =
-        [Self::IdleSweep, Self::Trigger, Self::SweepDelta, Self::Promotion, Self::Membership];
+    pub(crate) const ALL: [Self; 11] = [
+        Self::IdleSweep,
+        Self::Trigger,
+        Self::SweepDelta,
+        Self::Promotion,
+        Self::Membership,
+        Self::Claim,
+        Self::ClaimGrowth,
+        Self::Burst,
+        Self::Reinit,
+        Self::WatchAll,
+        Self::IdleMemory,
+    ];
 
     /// As the command line says it.
     pub(crate) const fn name(self) -> &'static str {
@@ -39,6 +69,12 @@ impl Question {
             Self::SweepDelta => "sweep-delta",
             Self::Promotion => "promotion",
             Self::Membership => "membership",
+            Self::Claim => "claim",
+            Self::ClaimGrowth => "claim-growth",
+            Self::Burst => "burst",
+            Self::Reinit => "reinit",
+            Self::WatchAll => "watch-all",
+            Self::IdleMemory => "idle-memory",
         }
     }
 
@@ -50,6 +86,12 @@ impl Question {
             Self::SweepDelta => "a sweep in which 1 % of 10 000 presets need one prebuild each",
             Self::Promotion => "promotion of a template with a pool of 100",
             Self::Membership => "a membership pass over 10 000 organizations in order",
+            Self::Claim => "a claim from request to answer, at 1 to 64 clients and at 200/s",
+            Self::ClaimGrowth => "a claim at 1 000 to 200 000 workspaces",
+            Self::Burst => "300 claims at once, and 1 000 requests for 1 prebuild",
+            Self::Reinit => "committed claim to the agent at work for its new owner",
+            Self::WatchAll => "build updates to 1, 100 and 1 000 watchers; what an idle one costs",
+            Self::IdleMemory => "resident memory of every process with nothing to do",
         }
     }
 
@@ -62,6 +104,12 @@ impl Question {
             Self::SweepDelta => sweep_delta::answer(stage, &mut report).await,
             Self::Promotion => promotion::answer(stage, &mut report).await,
             Self::Membership => membership::answer(stage, &mut report).await,
+            Self::Claim => claim::answer(stage, &mut report).await,
+            Self::ClaimGrowth => claim_growth::answer(stage, &mut report).await,
+            Self::Burst => burst::answer(stage, &mut report).await,
+            Self::Reinit => reinit::answer(stage, &mut report).await,
+            Self::WatchAll => watch_all::answer(stage, &mut report).await,
+            Self::IdleMemory => idle_memory::answer(stage, &mut report).await,
         }?;
         Ok(report)
     }

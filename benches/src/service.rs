@@ -12,6 +12,9 @@ const LIMIT: Duration = Duration::from_mins(1);
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(20);
 
+/// The daemon, which is no service.
+pub(crate) const PROVISIONER: &str = "provisioner";
+
 /// What to start.
 #[derive(Debug, Clone)]
 pub(crate) struct Launch<'a> {
@@ -19,12 +22,18 @@ pub(crate) struct Launch<'a> {
     pub(crate) berth: &'a Path,
     /// Where it leaves its log and its address.
     pub(crate) dir: &'a Path,
-    /// `reconciler`, …
+    /// `reconciler`, …, or [`PROVISIONER`].
     pub(crate) service: &'static str,
     /// Tells replicas apart.
     pub(crate) replica: usize,
     /// `BERTH_SECTION__KEY` and value.
     pub(crate) variables: Vec<(String, String)>,
+}
+
+impl Launch<'_> {
+    fn command(&self) -> [&'static str; 2] {
+        if self.service == PROVISIONER { [PROVISIONER, "start"] } else { ["service", self.service] }
+    }
 }
 
 /// A running service. It ends with this value.
@@ -36,6 +45,32 @@ pub(crate) struct Service {
     http: reqwest::Client,
 }
 
+/// Resident bytes of a process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    /// Now.
+    pub(crate) now: u64,
+    /// Of it, pages of files: the binary, its libraries.
+    pub(crate) of_files: u64,
+    /// The most there ever were.
+    pub(crate) most: u64,
+}
+
+impl Memory {
+    /// Of the process with that id.
+    pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
+        let path = format!("/proc/{pid}/status");
+        let status = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|it| it.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+            kib.map(|it| it * 1024).with_context(|| format!("{path} has no {name}"))
+        };
+        let (now, of_files, most) = (field("VmRSS:")?, field("RssFile:")?, field("VmHWM:")?);
+        Ok(Self { now, of_files, most })
+    }
+}
+
 impl Service {
     /// Starts it and waits until it says that it is ready.
     pub(crate) async fn start(launch: Launch<'_>) -> anyhow::Result<Self> {
@@ -44,8 +79,8 @@ impl Service {
         // What an earlier one announced is no longer so.
         let _ = std::fs::remove_file(&announce);
         let mut spec = CommandSpec::new(launch.berth)
-            .args(["service", launch.service, "--announce-file"])
-            .args([&announce])
+            .args(launch.command())
+            .args([Path::new("--announce-file"), &announce])
             .env("BERTH_PROCESS__LOG__FORMAT", "pretty")
             .env("BERTH_PROCESS__LOG__LEVEL", "warn")
             .output(Output::File(launch.dir.join(format!("{name}.log"))));
@@ -77,14 +112,13 @@ impl Service {
 
     /// The memory it has resident, in bytes: now, and the most there ever was.
     pub(crate) fn memory(&self) -> anyhow::Result<(u64, u64)> {
-        let path = format!("/proc/{}/status", self.process.pid());
-        let status = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let kib = line.and_then(|it| it.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-            kib.map(|it| it * 1024).with_context(|| format!("{path} has no {name}"))
-        };
-        Ok((field("VmRSS:")?, field("VmHWM:")?))
+        let memory = self.memory_in_parts()?;
+        Ok((memory.now, memory.most))
+    }
+
+    /// The memory it has resident.
+    pub(crate) fn memory_in_parts(&self) -> anyhow::Result<Memory> {
+        Memory::of(self.process.pid())
     }
 
     /// Stops it as an operator would.

@@ -14,7 +14,7 @@ use tokio::process::Command;
 
 use crate::proxy::Proxy;
 use crate::psql::{Psql, program};
-use crate::service::{Launch, Service};
+use crate::service::{Launch, PROVISIONER, Service};
 
 /// What differs from Postgres' own settings, beside what every private Postgres has. Durability is
 /// as it comes: fsync and synchronous commit on. Commit timestamps let latencies be read off the
@@ -153,6 +153,21 @@ impl Stage {
         let (service, replica) = service;
         let (berth, dir) = (self.berth.as_path(), self.dir.path());
         Service::start(Launch { berth, dir, service, replica, variables }).await
+    }
+
+    /// Starts a provisioner daemon.
+    pub(crate) async fn start_daemon(
+        &self,
+        variables: &[(&str, String)],
+    ) -> anyhow::Result<Service> {
+        let variables = variables.iter().map(|(key, value)| ((*key).into(), value.clone()));
+        let (berth, dir, variables) = (self.berth(), self.dir.path(), variables.collect());
+        Service::start(Launch { berth, dir, service: PROVISIONER, replica: 0, variables }).await
+    }
+
+    /// The binary that is measured.
+    pub(crate) fn berth(&self) -> &Path {
+        &self.berth
     }
 
     /// Where this was measured.

@@ -73,7 +73,7 @@ impl Task {
         let has = |word: &str| sql.contains(word);
         if sql.is_empty() {
             Self::Ping
-        } else if has("outbox") {
+        } else if has("outbox") && !has("claim_attempts") {
             Self::Relay
         } else if has("_sqlx_migrations") {
             Self::Schema

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::figure::{Cell, mean, mean_count, quantile};
+use crate::figure::{Cell, mean, mean_count, mebibytes, quantile};
 use crate::proxy::{Proxy, Tally, Task};
 use crate::report::{Report, Table};
 use crate::service::{Service, sum, until};
@@ -182,10 +182,4 @@ pub(super) fn statements(tally: &Tally) -> serde_json::Value {
         })
     });
     lines.collect()
-}
-
-/// Bytes as MiB.
-fn mebibytes(bytes: u64) -> Cell {
-    let tenths = u32::try_from(bytes * 10 / (1 << 20)).unwrap_or(u32::MAX);
-    Cell::Number(f64::from(tenths) / 10.0, 1)
 }

@@ -21,7 +21,7 @@ pub(super) async fn answer(stage: &Stage, report: &mut Report) -> anyhow::Result
     let mut besides = idle::besides_table();
     for &size in sizes {
         let mut estate = stage.estate("membership").await?;
-        let base = Base { organizations: size, live: 0, deleted: 0, imports: 0 };
+        let base = Base { organizations: size, users: 100, live: 0, deleted: 0, imports: 0 };
         base.load(&mut estate.sql).await?;
         let pools = Pools { set: "member", to: size, ..Pools::none() };
         pools.load(&mut estate.sql, size).await?;

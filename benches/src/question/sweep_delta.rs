@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{idle, settled};
-use crate::data::{self, Base, Pools};
+use crate::data::{self, Base, MEMBERS_MAX, Pools};
 use crate::figure::{Cell, mean_count};
 use crate::proxy::{Tally, Task};
 use crate::report::{Report, Table};
@@ -192,7 +192,7 @@ fn take(first: u64, last: u64) -> String {
             set owner_id = bench_id('user', 1), name = 'taken-' || w.name, pool_preset_id = null,
                 pool_state = null, pool_ready_at = null, pool_expires_at = null
             from generate_series({first}, {last}) n
-            where w.id = bench_id('pool-prebuild', n * 1000 + 1)
+            where w.id = bench_id('pool-prebuild', n * {MEMBERS_MAX} + 1)
             returning bench_id('pool-version-preset', n) as preset
         )
         insert into prebuild_pool_marks (preset_id, created_at, claims) select preset, now(), 1 from taken"

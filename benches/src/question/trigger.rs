@@ -14,6 +14,7 @@ use super::settled;
 use crate::api::{Api, Client};
 use crate::data::{self, Base, Pools};
 use crate::figure::{Cell, histogram, micros, quantile};
+use crate::load::Arrivals;
 use crate::report::{Report, Table};
 use crate::service::{Service, until};
 use crate::stage::{Estate, Stage, settle_statistics};
@@ -286,33 +287,4 @@ fn notes(report: &mut Report, per_second: f64) {
          transaction that locks, reads and decides; it cannot be less than the claim's flush, a \
          publication that JetStream has stored, and the plan's own statements in their order",
     );
-}
-
-/// Moments between arrivals of a Poisson process (splitmix64, so that every run has the same).
-struct Arrivals(u64);
-
-impl Arrivals {
-    fn next(&mut self, per_second: f64) -> Duration {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^= bits >> 31;
-        // 32 bits are plenty, and fit a float exactly; never zero.
-        let upper = u32::try_from(bits >> 32).unwrap_or(u32::MAX);
-        let uniform = (f64::from(upper) + 1.0) / (f64::from(u32::MAX) + 1.0);
-        Duration::from_secs_f64(-uniform.ln() / per_second)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn arrivals_come_at_their_rate() {
-        let mut arrivals = Arrivals(SEED);
-        let all: Duration = (0..10_000).map(|_| arrivals.next(50.0)).sum();
-        assert!((190.0..210.0).contains(&all.as_secs_f64()), "{all:?}");
-    }
 }
