@@ -205,7 +205,9 @@ pub async fn prepare(
                          and not w.deleted
                    ), 0)::bigint as consumed
         ) quota
-        where (v.id = $2 or (t.id = $1 and v.id = t.active_version_id))"#,
+        -- One version in any case, so that one plan serves every request: making a new plan each
+        -- time takes longer than carrying it out.
+        where v.id = coalesce($2, (select it.active_version_id from templates it where it.id = $1))"#,
         template,
         version,
         owner.0,

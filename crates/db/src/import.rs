@@ -280,7 +280,8 @@ pub async fn find_used_file(
         from files f
         where f.id = $2 and (
             exists (
-                select from provisioner_jobs j where j.file_id = $2 and j.organization_id = $1
+                select from provisioner_jobs j
+                where j.file_id = $2 and j.organization_id = $1 and j.kind <> 'workspace_build'
             )
             or exists (
                 select from template_versions v

@@ -122,3 +122,44 @@ async fn a_claim_is_one_reading_and_one_statement() {
     api.create_keyed(1, &small("keyed"), Some("second")).await.expect(200);
     assert_eq!(proxy.taken(), 4);
 }
+
+/// Bytes of WAL that a claim writes, its commit and its events included, and full-page images left
+/// out: those depend on when the last checkpoint was. A tenth more fails.
+const WAL_BYTES: i64 = 4_300;
+
+/// What the transactions of claims wrote, by Postgres' own account: other tests' are not in it.
+const WAL_OF_CLAIMS: &str = "
+    select coalesce(c.relname, '') || ' ' || r.resource_manager || ' ' || r.record_type, count(*)::text,
+           sum(r.record_length - r.fpi_length)::text
+    from audit_logs a
+    join pg_get_wal_records_info($1, pg_current_wal_flush_lsn()) r on r.xid = a.xmin
+    left join pg_class c on pg_relation_filenode(c.oid)::text
+                          = substring(r.block_ref from 'rel [0-9]+/[0-9]+/([0-9]+)')
+    where a.resource_type = 'workspace' and a.resource_target like 'counted-%'
+    group by 1 order by sum(r.record_length - r.fpi_length) desc";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_writes_no_more_wal_than_its_rows_need() {
+    let stand = Stand::new().await;
+    stand.given_prebuilds(SMALL, "ready", 30, 3).await;
+    stand.database.rows("update groups set quota_allowance = 1000").await;
+    stand.database.rows("create extension pg_walinspect").await;
+    // The first claim begins pages of tables and indexes.
+    stand.api.create(1, &small("warm")).await.expect(200);
+    let from = stand.database.value("select pg_current_wal_insert_lsn()").await;
+    let claims = 8;
+    for n in 0..claims {
+        let made = stand.api.create(1, &small(&format!("counted-{n}"))).await.expect(200);
+        assert_eq!(made["prebuild_claim"]["outcome"], "hit");
+    }
+    // Commits are flushed a moment later: tests do not wait for that.
+    stand.database.rows("checkpoint").await;
+    let sql = WAL_OF_CLAIMS.replace("$1", &format!("'{from}'"));
+    let records = stand.database.rows(&sql).await;
+    let bytes: i64 = records.iter().map(|it| it[2].parse::<i64>().unwrap()).sum();
+    let per_claim = bytes / claims;
+    assert!(
+        (1..=WAL_BYTES * 11 / 10).contains(&per_claim),
+        "{per_claim} bytes of WAL a claim: {records:#?}"
+    );
+}
