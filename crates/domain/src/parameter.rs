@@ -266,7 +266,8 @@ pub struct Resolution<'a> {
 /// Resolves and checks the values of a build, one for each parameter in the order of the
 /// definitions. Previous values give way to requested ones, those to the preset's; what none of
 /// them names gets its default. Ephemeral parameters ignore the previous build. Values that the
-/// preset sets were checked at import and never fail here. Errors name every refused parameter.
+/// preset sets were checked at import; all that is asked of them here is what holds between builds:
+/// immutable ones stay, monotonic ones go their way. Errors name every refused parameter.
 pub fn validate(resolution: &Resolution<'_>) -> Result<Vec<Value>, Vec<FieldError>> {
     let mut errors = unknown_or_doubled(resolution);
     let requested = by_name(resolution.requested);
@@ -303,25 +304,37 @@ fn resolve<'a>(
     sources: Sources<'a>,
     occasion: Occasion,
 ) -> Result<Option<&'a str>, String> {
-    if let Some(value) = sources.preset {
-        return Ok(Some(value));
-    }
     if occasion == Occasion::Delete {
-        return Ok(sources.requested.or(sources.previous).or(parameter.default()));
+        let carried = sources.requested.or(sources.previous).or(parameter.default());
+        return Ok(sources.preset.or(carried));
+    }
+    if let Some(value) = sources.preset {
+        if occasion == Occasion::Later {
+            check_fixed(parameter, value, sources.previous)?;
+            check::direction(&parameter.validation, value, sources.previous)?;
+        }
+        return Ok(Some(value));
     }
     let Some(value) = sources.requested.or(sources.previous).or(parameter.default()) else {
         return Err("a value is required: this parameter has no default".to_owned());
     };
-    let is_fixed = occasion == Occasion::Later && !parameter.mutable && !parameter.ephemeral;
-    let before = sources.previous.filter(|it| is_fixed && !parameter.same_value(it, value));
-    if let Some(before) = before {
-        return Err(format!(
-            "immutable: it is {before:?} since the workspace was created and cannot become \
-             {value:?}; leave it out, or create another workspace"
-        ));
+    if occasion == Occasion::Later {
+        check_fixed(parameter, value, sources.previous)?;
     }
     check_value(parameter, value, sources.previous)?;
     Ok(Some(value))
+}
+
+/// Checks that an immutable parameter keeps its value; it may be given it again.
+fn check_fixed(parameter: &Parameter, value: &str, previous: Option<&str>) -> Result<(), String> {
+    let is_fixed = !parameter.mutable && !parameter.ephemeral;
+    match previous.filter(|it| is_fixed && !parameter.same_value(it, value)) {
+        None => Ok(()),
+        Some(before) => Err(format!(
+            "immutable: it is {before:?} since the workspace was created and cannot become \
+             {value:?}; leave it out, or create another workspace"
+        )),
+    }
 }
 
 fn unknown_or_doubled(resolution: &Resolution<'_>) -> Vec<FieldError> {

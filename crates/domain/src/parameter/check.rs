@@ -38,7 +38,7 @@ pub fn check_value(
         ParameterKind::String => check_regex(validation, value),
         ParameterKind::Number => {
             check_bounds(validation, value)?;
-            check_monotonic(validation, value, previous)
+            direction(validation, value, previous)
         }
         ParameterKind::Bool | ParameterKind::ListString => Ok(()),
     }
@@ -100,7 +100,8 @@ fn check_bounds(validation: &Validation, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn check_monotonic(
+/// Checks which way a number goes from the build before.
+pub(super) fn direction(
     validation: &Validation,
     value: &str,
     previous: Option<&str>,

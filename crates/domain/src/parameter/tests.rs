@@ -106,13 +106,30 @@ fn a_claim_is_the_first_build_of_its_new_owner() {
 }
 
 #[test]
-fn what_the_preset_sets_never_fails() {
-    let strict =
-        Parameter { options: options(&["a", "b"]), ..Parameter::new("it", ParameterKind::String) };
+fn what_the_preset_sets_was_checked_at_import() {
+    let strict = Parameter { options: options(&["a", "b"]), mutable: true, ..text("it") };
     for &occasion in &[Occasion::First, Occasion::Later, Occasion::Claim, Occasion::Delete] {
         let got = resolve_one(&strict, [Some("a"), None, Some("gone")], occasion);
         assert_eq!(got.as_deref(), Ok("gone"), "{occasion:?}");
     }
+}
+
+#[test]
+fn a_preset_of_a_later_build_changes_nothing_that_must_stay() {
+    let fixed = optional("it", ParameterKind::Number, "1");
+    let mut rising = Parameter { mutable: true, ..fixed.clone() };
+    rising.validation.monotonic = Some(Monotonic::Increasing);
+    let check = |it: &Parameter, value: &str, occasion| {
+        resolve_one(it, [Some("5"), None, Some(value)], occasion).is_ok()
+    };
+    for it in [&fixed, &rising] {
+        assert!(check(it, "5.0", Occasion::Later));
+        assert!(!check(it, "4", Occasion::Later));
+        for occasion in [Occasion::First, Occasion::Claim, Occasion::Delete] {
+            assert!(check(it, "4", occasion), "{occasion:?}");
+        }
+    }
+    assert!(check(&rising, "6", Occasion::Later) && !check(&fixed, "6", Occasion::Later));
 }
 
 #[test]

@@ -5,16 +5,18 @@ use axum::extract::State;
 use axum::routing::{get, patch};
 use berth_backbone::Work;
 use berth_backbone::builder::{self, BuildRequest};
-use berth_bus::event::{BuildChanged, ClaimFinished, Event, JobCanceled, Wake};
+use berth_bus::event::{BuildChanged, ClaimFinished, Event, JobCanceled, LogsAdded, Wake};
 use berth_db::build::read::{self as build_read, Build, Canceled};
 use berth_db::claim::{self, Preparation, Wanted};
 use berth_db::workspace::Workspace;
-use berth_db::{build, pool, workspace};
+use berth_db::{build, build_state, completion, job_log, pool, workspace};
 use berth_domain::authz::{Action, Resource, ResourceKind};
 use berth_domain::build::job_class;
 use berth_domain::id::{BuildId, PresetId, VersionId, WorkspaceId};
 use berth_domain::parameter::{Occasion, Resolution, Value as ParameterValue, validate};
-use berth_domain::state::{BuildReason, BuildStage, JobKind, JobStatus, PoolState, Transition};
+use berth_domain::state::{
+    BuildReason, BuildStage, JobKind, JobStatus, LogLevel, PoolState, Transition,
+};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -26,6 +28,9 @@ use crate::error::{ApiError, Message};
 use crate::extract::{Json, Paging, Path};
 use crate::routes::workspace_create::refused;
 use crate::routes::{workspace as workspace_routes, workspace_change, workspace_view};
+
+/// What the log of a build says that no daemon began.
+const CANCELED: &str = "The build was canceled before a provisioner daemon took it.";
 
 /// Routes of builds.
 pub(crate) fn routes() -> Router<App> {
@@ -275,9 +280,17 @@ async fn cancel(
     Ok(Json(Message::new("Job has been marked as canceled...")))
 }
 
-/// The effects of a build that was cancelled before it began.
+/// The effects of a build that was cancelled before it began. What the build before it left still is
+/// there, and costs what it cost.
 async fn ended(work: &mut Work, build: &Build) -> Result<(), ApiError> {
     let now = work.now();
+    let job = [build.job.id];
+    build_state::carry(work.conn(), &job).await?;
+    completion::carry_costs(work.conn(), &job).await?;
+    job_log::insert_notes(work.conn(), &job, LogLevel::Warn, CANCELED, now).await?;
+    let last_id = job_log::last_ids(work.conn(), &job).await?.remove(&build.job.id);
+    let last_id = last_id.unwrap_or_default();
+    work.emit(Event::Logs(LogsAdded { job_id: build.job.id, last_id, end: true }));
     let state = match build.transition {
         Transition::Start | Transition::Stop => PoolState::Failed,
         Transition::Delete => PoolState::FailedDelete,

@@ -114,7 +114,8 @@ impl Key {
     fn read(headers: &HeaderMap, request: &Request) -> Result<Option<Self>, ApiError> {
         let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
         let text = value.to_str().unwrap_or_default().to_owned();
-        if text.is_empty() || text.len() > KEY_MAX {
+        // A tab is text to HTTP.
+        if text.is_empty() || text.len() > KEY_MAX || text.contains('\t') {
             return Err(ApiError::invalid(format!(
                 "Idempotency-Key must be 1 to {KEY_MAX} printable ASCII characters."
             )));

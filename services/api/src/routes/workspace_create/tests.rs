@@ -1,12 +1,16 @@
 //! Creating workspaces on a real Postgres, asked as clients ask.
 
 mod count;
+mod fail;
 mod hit;
 mod key;
+mod life;
 mod list;
+mod matched;
 mod miss;
 mod quota;
 mod refuse;
+mod value;
 
 use axum::body::Body;
 use berth_testkit::TestDatabase;
@@ -79,6 +83,11 @@ impl Stand {
         database.rows(&templates()).await;
         let api = Replica::over(&database.url, 8, config).await;
         Self { database, api }
+    }
+
+    /// A name that no workspace has.
+    fn free_name(&self) -> String {
+        format!("w{}", u64::from_be_bytes(self.api.app.backbone.ids.bytes()))
     }
 
     /// Prebuilds of the pool in this state, each costing so much a day.

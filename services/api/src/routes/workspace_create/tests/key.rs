@@ -41,6 +41,33 @@ async fn a_key_counts_for_a_day_with_a_prebuild_and_without() {
     assert_eq!(workspaces(&stand).await, 3);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_1_to_255_printable_characters_and_others_write_nothing() {
+    let stand = Stand::new().await;
+    stand.given_prebuilds(SMALL, "ready", 2, 0).await;
+    let before = stand.digest().await;
+    let long = "k".repeat(256);
+    for key in ["", &long, "schl\u{fc}ssel", "tab\tbed"] {
+        let refused = stand.api.create_keyed(1, &small("mine"), Some(key)).await.expect(400);
+        assert!(refused["message"].as_str().unwrap().contains("1 to 255"), "{refused}");
+    }
+    assert_eq!(stand.digest().await, before);
+    stand.api.create_keyed(1, &small("mine"), Some(&long[..255])).await.expect(200);
+}
+
+/// A request that was refused made nothing that its key could stand for.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_of_a_refused_request_is_free() {
+    let stand = Stand::new().await;
+    stand.given_prebuilds(SMALL, "ready", 2, 0).await;
+    stand.api.create_keyed(1, &small("not a name"), Some("k")).await.expect(400);
+    stand.api.create(1, &small("taken")).await.expect(200);
+    stand.api.create_keyed(1, &small("taken"), Some("k")).await.expect(409);
+    let made = stand.api.create_keyed(1, &small("mine"), Some("k")).await.expect(200);
+    let again = stand.api.create_keyed(1, &small("mine"), Some("k")).await.expect(200);
+    assert_eq!(made["id"], again["id"]);
+}
+
 /// The client does not know whether its request arrived, and asks both replicas again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_at_once_with_one_key_make_one_workspace_on_whatever_replica() {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-async fn given_admin(stand: &Stand) {
+pub(super) async fn given_admin(stand: &Stand) {
     let sql = format!(
         "update organization_members set roles = '{{organization-template-admin}}'
          where user_id = '{}'",
