@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::{DbError, Executor, at, maybe_time};
 
+pub mod instance;
 pub mod terminal;
 pub mod view;
 

@@ -24,8 +24,8 @@ use crate::session::{Session, Shared};
 /// # Errors
 /// Only before anything was started: an address that is no URL, or an empty token.
 pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let client = Client::new(&options.url, &options.token)?;
     let timing = options.timing;
+    let client = Client::new(&options.url, &options.auth, timing)?;
     let shared = Arc::new(Shared {
         client,
         logs: Arc::new(Logs::new(options.clock.clone())),

@@ -1,6 +1,7 @@
 //! The agent's side of the API: one function per endpoint under `/api/v2/workspaceagents/me`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,8 +13,9 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::credentials::Credentials;
 use crate::manifest::{AppHealth, Manifest};
-use crate::options::Token;
+use crate::options::{Auth, Timing};
 use crate::websocket::{self, ConnectError, WebSocket};
 
 const TOKEN_HEADER: HeaderName = HeaderName::from_static("coder-session-token");
@@ -70,6 +72,9 @@ pub(crate) enum CallError {
     /// An answer that is not what it should be.
     #[error("{call}: the answer is not understood: {reason}")]
     Body { call: &'static str, reason: String },
+    /// There is no token to call with: the instance's identity could not be shown, or was refused.
+    #[error("instance identity: {reason}")]
+    Identity { reason: String, is_refused: bool },
 }
 
 impl CallError {
@@ -84,9 +89,11 @@ impl CallError {
             Self::Foreign { status, .. } if *status == StatusCode::PAYLOAD_TOO_LARGE => {
                 Verdict::Never
             }
+            Self::Identity { is_refused: true, .. } => Verdict::Refused,
             Self::Transport { .. }
             | Self::Silence { .. }
             | Self::Foreign { .. }
+            | Self::Identity { .. }
             | Self::Body { .. } => Verdict::Later,
         }
     }
@@ -107,7 +114,7 @@ impl CallError {
             text.push_str(&error.to_string());
             source = error.source();
         }
-        if self.verdict() == Verdict::Refused {
+        if matches!(self, Self::Status { .. }) && self.verdict() == Verdict::Refused {
             text.push_str(
                 "; the agent's token is not accepted: it was revoked, or the workspace was \
                  rebuilt with another one (BERTH_AGENT_TOKEN)",
@@ -181,30 +188,41 @@ struct ErrorBody {
 pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
+    credentials: Arc<Credentials>,
+}
+
+/// A request with the token that it carries.
+struct Ask {
+    request: RequestBuilder,
     token: HeaderValue,
 }
 
 impl Client {
     /// A client for the deployment at `url`. Connects only when it is used.
-    pub(crate) fn new(url: &str, token: &Token) -> anyhow::Result<Self> {
+    pub(crate) fn new(url: &str, auth: &Auth, timing: Timing) -> anyhow::Result<Self> {
         let parsed = reqwest::Url::parse(url.trim())
             .with_context(|| format!("the deployment's address {url:?} is not a URL"))?;
         anyhow::ensure!(
             matches!(parsed.scheme(), "http" | "https"),
             "the deployment's address {url:?} must start with http:// or https://"
         );
-        let mut token = HeaderValue::from_str(token.expose())
-            .ok()
-            .filter(|value| !value.is_empty())
-            .context("the agent's token is empty or not plain text; set BERTH_AGENT_TOKEN")?;
-        token.set_sensitive(true);
-        let base = format!("{}/api/v2/workspaceagents/me", parsed.as_str().trim_end_matches('/'));
-        Ok(Self { http: http_client()?, base, token })
+        let root = parsed.as_str().trim_end_matches('/');
+        let credentials = Arc::new(Credentials::new(root, auth, timing)?);
+        let base = format!("{root}/api/v2/workspaceagents/me");
+        Ok(Self { http: http_client()?, base, credentials })
+    }
+
+    /// The token that calls carry now; empty while there is none.
+    pub(crate) fn known_token(&self) -> String {
+        let token = self.credentials.known();
+        token.as_ref().and_then(|it| it.to_str().ok()).unwrap_or_default().to_owned()
     }
 
     pub(crate) async fn manifest(&self) -> Result<Manifest, CallError> {
         const CALL: &str = "GET manifest";
-        let response = self.call(CALL, self.request(Method::GET, "manifest")).await?;
+        let mut ask = self.ask(Method::GET, "manifest").await?;
+        ask.request = ask.request.timeout(CALL_TIMEOUT);
+        let response = self.call(CALL, ask).await?;
         let body = read(CALL, response, MAX_MANIFEST).await?;
         serde_json::from_slice(&body)
             .map_err(|error| CallError::Body { call: CALL, reason: error.to_string() })
@@ -247,13 +265,10 @@ impl Client {
     /// Opens the `reinit` stream; the answer's body is server-sent events.
     pub(crate) async fn reinit(&self) -> Result<Response, CallError> {
         const CALL: &str = "GET reinit";
-        let request = self
-            .http
-            .get(format!("{}/reinit?wait=true", self.base))
-            .header(TOKEN_HEADER, self.token.clone())
-            .header(ACCEPT, "text/event-stream");
+        let mut ask = self.ask(Method::GET, "reinit?wait=true").await?;
+        ask.request = ask.request.header(ACCEPT, "text/event-stream");
         // Not a request timeout: that one would also end the stream.
-        tokio::time::timeout(CALL_TIMEOUT, self.call(CALL, request))
+        tokio::time::timeout(CALL_TIMEOUT, self.call(CALL, ask))
             .await
             .unwrap_or(Err(CallError::Silence { call: CALL }))
     }
@@ -261,15 +276,10 @@ impl Client {
     /// Opens the WebSocket over which people's terminals come.
     pub(crate) async fn terminals(&self) -> Result<WebSocket, CallError> {
         const CALL: &str = "GET terminals";
-        let url = format!("{}/terminals", self.base);
-        let request = self.http.get(url).header(TOKEN_HEADER, self.token.clone());
+        let Ask { request, token } = self.ask(Method::GET, "terminals").await?;
         match websocket::connect(request, MAX_FRAME).await {
             Ok((socket, _)) => Ok(socket),
-            Err(ConnectError::Refused(response)) => {
-                let status = response.status();
-                let body = read(CALL, response, MAX_ERROR_BODY).await.unwrap_or_default();
-                Err(refusal(CALL, status, &body))
-            }
+            Err(ConnectError::Refused(response)) => Err(self.refusal(CALL, response, &token).await),
             Err(ConnectError::Transport(source)) => {
                 Err(CallError::Transport { call: CALL, source })
             }
@@ -280,11 +290,11 @@ impl Client {
         }
     }
 
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http
-            .request(method, format!("{}/{path}", self.base))
-            .header(TOKEN_HEADER, self.token.clone())
-            .timeout(CALL_TIMEOUT)
+    /// A request to `path`, with the token.
+    async fn ask(&self, method: Method, path: &str) -> Result<Ask, CallError> {
+        let token = self.credentials.token().await?;
+        let request = self.http.request(method, format!("{}/{path}", self.base));
+        Ok(Ask { request: request.header(TOKEN_HEADER, token.clone()), token })
     }
 
     async fn send(
@@ -294,24 +304,36 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<(), CallError> {
-        self.call(call, self.request(method, path).json(body)).await.map(drop)
+        let mut ask = self.ask(method, path).await?;
+        ask.request = ask.request.timeout(CALL_TIMEOUT).json(body);
+        self.call(call, ask).await.map(drop)
     }
 
-    async fn call(
-        &self,
-        call: &'static str,
-        request: RequestBuilder,
-    ) -> Result<Response, CallError> {
-        let response = request
+    async fn call(&self, call: &'static str, ask: Ask) -> Result<Response, CallError> {
+        let response = ask
+            .request
             .send()
             .await
             .map_err(|error| CallError::Transport { call, source: error.without_url() })?;
-        let status = response.status();
-        if status.is_success() {
+        if response.status().is_success() {
             return Ok(response);
         }
+        Err(self.refusal(call, response, &ask.token).await)
+    }
+
+    /// Reads an answer that says no.
+    async fn refusal(
+        &self,
+        call: &'static str,
+        response: Response,
+        token: &HeaderValue,
+    ) -> CallError {
+        let status = response.status();
+        if status == StatusCode::UNAUTHORIZED {
+            self.credentials.refused(token);
+        }
         let body = read(call, response, MAX_ERROR_BODY).await.unwrap_or_default();
-        Err(refusal(call, status, &body))
+        refusal(call, status, &body)
     }
 }
 
@@ -328,10 +350,19 @@ fn refusal(call: &'static str, status: StatusCode, body: &[u8]) -> CallError {
 
 /// A client with timeouts. Machines without certificates can still reach plain HTTP.
 pub(crate) fn http_client() -> anyhow::Result<reqwest::Client> {
+    client(reqwest::Client::builder)
+}
+
+/// A client for what is on the machine itself, which no proxy reaches.
+pub(crate) fn http_client_without_proxy() -> anyhow::Result<reqwest::Client> {
+    client(|| reqwest::Client::builder().no_proxy())
+}
+
+fn client(plain: impl Fn() -> reqwest::ClientBuilder) -> anyhow::Result<reqwest::Client> {
     // Fails only when a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = || {
-        reqwest::Client::builder()
+        plain()
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .pool_max_idle_per_host(MAX_IDLE)
@@ -343,7 +374,8 @@ pub(crate) fn http_client() -> anyhow::Result<reqwest::Client> {
         .context("cannot set up an HTTP client")
 }
 
-async fn read(
+/// The body of an answer, of at most `limit` bytes.
+pub(crate) async fn read(
     call: &'static str,
     mut response: Response,
     limit: usize,

@@ -9,23 +9,32 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::local::{self, Config};
-use crate::options::{Options, Timing, Token};
+use crate::options::{Auth, Cloud, Instance, Options, Timing, Token};
 use crate::{agent, clock, supervisor};
 
 const URL_NAMES: [&str; 2] = ["BERTH_AGENT_URL", "CODER_AGENT_URL"];
 const TOKEN_NAMES: [&str; 2] = ["BERTH_AGENT_TOKEN", "CODER_AGENT_TOKEN"];
 const TOKEN_FILE_NAMES: [&str; 2] = ["BERTH_AGENT_TOKEN_FILE", "CODER_AGENT_TOKEN_FILE"];
+const AUTH_NAMES: [&str; 2] = ["BERTH_AGENT_AUTH", "CODER_AGENT_AUTH"];
+const NAME_NAMES: [&str; 2] = ["BERTH_AGENT_NAME", "CODER_AGENT_NAME"];
+/// The way to prove who the agent is that is taken when none is named.
+const TOKEN: &str = "token";
+const METADATA_NAME: &str = "BERTH_AGENT_METADATA_URL";
 const SUPERVISOR_NAME: &str = "BERTH_LOCAL_SUPERVISOR_PIDFILE";
 
 /// The variables that tell an agent what to do; they are not for scripts.
 pub(crate) fn environment_names() -> impl Iterator<Item = &'static str> {
-    [URL_NAMES, TOKEN_NAMES, TOKEN_FILE_NAMES].into_iter().flatten().chain([SUPERVISOR_NAME])
+    [URL_NAMES, TOKEN_NAMES, TOKEN_FILE_NAMES, AUTH_NAMES, NAME_NAMES]
+        .into_iter()
+        .flatten()
+        .chain([METADATA_NAME, SUPERVISOR_NAME])
 }
 
 /// Runs the agent inside a workspace.
 ///
 /// The agent's token comes from the environment, `BERTH_AGENT_TOKEN` (or `CODER_AGENT_TOKEN`), or
-/// from a file; never from an argument, which every user of the machine could read.
+/// from a file; never from an argument, which every user of the machine could read. On a cloud
+/// instance it may come from the deployment, for the instance's identity (`--auth`).
 #[derive(Clone, Debug, clap::Args)]
 pub struct AgentArgs {
     /// Address of the deployment [env: `BERTH_AGENT_URL`, `CODER_AGENT_URL`]
@@ -35,6 +44,21 @@ pub struct AgentArgs {
     /// File that holds the agent's token [env: `BERTH_AGENT_TOKEN_FILE`, `CODER_AGENT_TOKEN_FILE`]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+
+    /// How the agent proves who it is: token, or aws-, azure- or google-instance-identity [env:
+    /// `BERTH_AGENT_AUTH`, `CODER_AGENT_AUTH`] [default: token]
+    #[arg(long, value_name = "HOW")]
+    auth: Option<String>,
+
+    /// Which of several agents on one cloud instance this is [env: `BERTH_AGENT_NAME`,
+    /// `CODER_AGENT_NAME`]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// Where the cloud's metadata service is, if not at its usual address [env:
+    /// `BERTH_AGENT_METADATA_URL`]
+    #[arg(long, value_name = "URL")]
+    metadata_url: Option<String>,
 
     /// Folder of a workspace on this very machine, with the agent's files: agent.json, agent.pid,
     /// agent.log
@@ -81,21 +105,45 @@ impl AgentArgs {
             }
             Some(dir) => run_local(&dir, env).await,
             None => {
-                let (url, token) = self.credentials(&env)?.context(
-                    "no agent token: set BERTH_AGENT_URL and BERTH_AGENT_TOKEN (or the CODER_* \
-                     names); authentication by instance identity is not supported",
-                )?;
+                let (url, auth) = self.url_and_auth(&env)?;
                 let data_dir = data_dir(&env);
                 let scope = clock::fresh_id().to_string();
                 let env = for_scripts(env);
                 let timing = Timing::FIELD;
                 let shutdown = shutdown_signal()?;
                 let clock = Clock::system();
-                let options = Options { url, token, scope, env, data_dir, timing, clock };
+                let options = Options { url, auth, scope, env, data_dir, timing, clock };
                 let watch = supervisor::cancel_when_gone(supervisor_file.as_deref(), &shutdown);
                 tokio::join!(agent::run(options, shutdown.clone()), watch).0
             }
         }
+    }
+
+    /// Address and way to prove who the agent is.
+    fn url_and_auth(&self, env: &BTreeMap<String, String>) -> anyhow::Result<(String, Auth)> {
+        let how = setting(self.auth.clone(), env, &AUTH_NAMES).unwrap_or_else(|| TOKEN.to_owned());
+        if how == TOKEN {
+            let (url, token) = self.credentials(env)?.context(
+                "no agent token: set BERTH_AGENT_URL and BERTH_AGENT_TOKEN (or the CODER_* \
+                 names), or --auth on a cloud instance",
+            )?;
+            return Ok((url, Auth::Token(token)));
+        }
+        let cloud = Cloud::ALL.into_iter().find(|it| it.to_string() == how).with_context(|| {
+            let clouds = Cloud::ALL.map(|it| it.to_string()).join(", ");
+            format!("--auth {how:?} is not known; use one of {TOKEN}, {clouds}")
+        })?;
+        let instance = Instance {
+            cloud,
+            metadata_url: setting(self.metadata_url.clone(), env, &[METADATA_NAME]),
+            agent_name: setting(self.name.clone(), env, &NAME_NAMES).unwrap_or_default(),
+        };
+        Ok((self.url(env)?, Auth::Instance(instance)))
+    }
+
+    fn url(&self, env: &BTreeMap<String, String>) -> anyhow::Result<String> {
+        setting(self.url.clone(), env, &URL_NAMES)
+            .context("no address of the deployment: set BERTH_AGENT_URL")
     }
 
     /// Address and token, `None` without a token.
@@ -115,9 +163,7 @@ impl AgentArgs {
             }
             (_, _, None) => return Ok(None),
         };
-        let url = setting(self.url.clone(), env, &URL_NAMES)
-            .context("no address of the deployment: set BERTH_AGENT_URL")?;
-        Ok(Some((url, token)))
+        Ok(Some((self.url(env)?, token)))
     }
 }
 
@@ -143,7 +189,7 @@ async fn run_local(dir: &Path, env: BTreeMap<String, String>) -> anyhow::Result<
     };
     let options = Options {
         url: config.url.clone(),
-        token: config.token(),
+        auth: Auth::Token(config.token()),
         scope: local::scope(&dir),
         env: for_scripts(env),
         data_dir: dir.join(".berth-agent"),
@@ -252,6 +298,33 @@ mod tests {
         std::fs::write(&path, "secret\n").unwrap();
         let (_, token) = args(&[]).credentials(&env).unwrap().unwrap();
         assert_eq!(token.expose(), "secret");
+    }
+
+    #[test]
+    fn an_instance_shows_its_identity_by_the_name_it_is_given_and_needs_no_token() {
+        let on_aws = env(&[
+            ("BERTH_AGENT_URL", "http://b"),
+            ("CODER_AGENT_AUTH", "aws-instance-identity"),
+            ("CODER_AGENT_NAME", "main"),
+            ("CODER_AGENT_TOKEN", "ignored"),
+        ]);
+        let (_, auth) = args(&[]).url_and_auth(&on_aws).unwrap();
+        let instance = |cloud, agent_name: &str, url: Option<&str>| {
+            Auth::Instance(Instance {
+                cloud,
+                metadata_url: url.map(str::to_owned),
+                agent_name: agent_name.to_owned(),
+            })
+        };
+        assert_eq!(auth, instance(Cloud::Aws, "main", None));
+        let line =
+            ["--auth", "google-instance-identity", "--name", "b", "--metadata-url", "http://m"];
+        let (_, auth) = args(&line).url_and_auth(&on_aws).unwrap();
+        assert_eq!(auth, instance(Cloud::Google, "b", Some("http://m")));
+        let (_, auth) = args(&["--auth", "token"]).url_and_auth(&on_aws).unwrap();
+        assert_eq!(auth, Auth::Token(Token::new("ignored")));
+        let error = args(&["--auth", "magic"]).url_and_auth(&on_aws).unwrap_err().to_string();
+        assert!(error.contains("magic") && error.contains("azure-instance-identity"), "{error}");
     }
 
     #[test]

@@ -28,7 +28,8 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    pub(crate) fn new(options: &Options, manifest: &Manifest) -> Self {
+    /// `token` is what scripts call the deployment with.
+    pub(crate) fn new(options: &Options, token: &str, manifest: &Manifest) -> Self {
         let mut variables = options.env.clone();
         let shell = shell(&variables);
         variables.entry("PATH".to_owned()).or_insert_with(|| DEFAULT_PATH.to_owned());
@@ -43,7 +44,7 @@ impl Environment {
         for (name, value) in [
             ("CODER", "true"),
             ("CODER_AGENT_URL", &options.url),
-            ("CODER_AGENT_TOKEN", options.token.expose()),
+            ("CODER_AGENT_TOKEN", token),
             ("CODER_WORKSPACE_NAME", &manifest.workspace_name),
             ("CODER_WORKSPACE_OWNER_NAME", &manifest.owner_name),
             ("CODER_WORKSPACE_AGENT_NAME", &manifest.agent_name),
@@ -175,13 +176,13 @@ fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::{Timing, Token};
+    use crate::options::{Auth, Timing, Token};
 
     fn environment(directory: &str, manifest_env: &[(&str, &str)]) -> Environment {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let options = Options {
             url: "http://berth".to_owned(),
-            token: Token::new("secret"),
+            auth: Auth::Token(Token::new("secret")),
             scope: "scope".to_owned(),
             env: [("HOME", "/usr"), ("PATH", "/bin"), ("SHELL", "/bin/sh")]
                 .iter()
@@ -198,7 +199,7 @@ mod tests {
             environment_variables: manifest_env.iter().map(owned).collect(),
             ..Manifest::default()
         };
-        Environment::new(&options, &manifest)
+        Environment::new(&options, "secret", &manifest)
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub(crate) struct Script {
     #[serde(deserialize_with = "or_default")]
     pub(crate) cron: String,
     pub(crate) run_on_start: bool,
+    /// The agent is not ready before it has ended.
+    pub(crate) start_blocks_login: bool,
     pub(crate) run_on_stop: bool,
     /// Seconds; 0 is no limit.
     #[serde(deserialize_with = "at_least_zero")]

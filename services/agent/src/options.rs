@@ -30,13 +30,68 @@ impl fmt::Debug for Token {
     }
 }
 
+/// How an agent proves who it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// By its token.
+    Token(Token),
+    /// By what its cloud signs about the instance it runs on.
+    Instance(Instance),
+}
+
+/// A cloud instance whose identity is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// Whose it is.
+    pub cloud: Cloud,
+    /// Address of the metadata service; `None`: the cloud's own.
+    pub metadata_url: Option<String>,
+    /// Which of several agents on the instance this one is. Blank: the only one.
+    pub agent_name: String,
+}
+
+/// A cloud that signs what its instances are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cloud {
+    /// Amazon EC2.
+    Aws,
+    /// Azure.
+    Azure,
+    /// Google Compute Engine.
+    Google,
+}
+
+impl Cloud {
+    /// Every cloud.
+    pub const ALL: [Self; 3] = [Self::Aws, Self::Azure, Self::Google];
+
+    /// Where its instances find the metadata service.
+    pub(crate) fn metadata_url(self) -> &'static str {
+        match self {
+            Self::Aws | Self::Azure => "http://169.254.169.254",
+            Self::Google => "http://metadata.google.internal",
+        }
+    }
+}
+
+/// As templates write it: `aws-instance-identity`.
+impl fmt::Display for Cloud {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Aws => "aws-instance-identity",
+            Self::Azure => "azure-instance-identity",
+            Self::Google => "google-instance-identity",
+        })
+    }
+}
+
 /// Everything an agent needs to run. The environment is captured once, by the caller.
 #[derive(Clone)]
 pub struct Options {
     /// Root address of the deployment, `http://` or `https://`, without `/api/v2`.
     pub url: String,
-    /// The agent's token.
-    pub token: Token,
+    /// How the agent proves who it is.
+    pub auth: Auth,
     /// Value of [`SCOPE_VARIABLE`] in every process that scripts start. Processes that carry it are
     /// ended with the agent, so it must be this workspace's alone.
     pub scope: String,
@@ -55,7 +110,7 @@ impl fmt::Debug for Options {
         // Not `env`: it may hold what others keep secret.
         f.debug_struct("Options")
             .field("url", &self.url)
-            .field("token", &self.token)
+            .field("auth", &self.auth)
             .field("scope", &self.scope)
             .field("data_dir", &self.data_dir)
             .field("timing", &self.timing)
@@ -111,7 +166,7 @@ mod tests {
     fn neither_token_nor_environment_appear_in_debug_output() {
         let options = Options {
             url: "http://berth".to_owned(),
-            token: Token::new(" s3cret\n"),
+            auth: Auth::Token(Token::new(" s3cret\n")),
             scope: "scope".to_owned(),
             env: BTreeMap::from([("PASSWORD".to_owned(), "hunter2".to_owned())]),
             data_dir: PathBuf::from("/tmp"),
@@ -120,6 +175,6 @@ mod tests {
         };
         let shown = format!("{options:?}");
         assert!(!shown.contains("s3cret") && !shown.contains("hunter2"), "{shown}");
-        assert_eq!(options.token.expose(), "s3cret");
+        assert_eq!(options.auth, Auth::Token(Token::new("s3cret")));
     }
 }

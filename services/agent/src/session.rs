@@ -7,9 +7,11 @@ use std::time::Duration;
 use berth_domain::state::{AgentLifecycle, LogLevel};
 use futures_util::future::join_all;
 use jiff::SignedDuration;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::api::{Client, MetadataValue, Startup, http_client};
 use crate::clock::Clock;
@@ -50,7 +52,8 @@ pub(crate) struct Session {
 impl Session {
     /// Reports `starting` and sets everything of `manifest` going.
     pub(crate) fn start(shared: &Arc<Shared>, manifest: Manifest) -> Self {
-        let environment = Environment::new(&shared.options, &manifest);
+        let token = shared.client.known_token();
+        let environment = Environment::new(&shared.options, &token, &manifest);
         if let Err(error) = environment.ensure_folders() {
             let folder = shared.options.data_dir.display();
             tracing::warn!(%folder, %error, "scripts have no folder for their data");
@@ -120,20 +123,38 @@ impl Session {
         let _ = timeout(timing.kill_grace, self.runner.readers.wait()).await;
     }
 
+    /// Runs what runs on start, all at once. Only the blocking ones decide when the agent is ready,
+    /// and whether; how the others end is in their logs. What runs by the clock begins after that,
+    /// and never beside its own first run.
     fn spawn_startup(&self) {
         let (runner, stop) = (self.runner.clone(), self.stop.clone());
         let (shared, scripts) = (Arc::clone(&self.shared), Arc::clone(&self.scripts));
         let tasks = self.tasks.clone();
         self.tasks.spawn(async move {
-            let first = scripts.iter().filter(|script| script.run_on_start);
-            let exits = join_all(first.map(|script| runner.run(script, &stop))).await;
+            let first = || scripts.iter().filter(|script| script.run_on_start);
+            let mut beside: BTreeMap<Uuid, JoinHandle<Exit>> = BTreeMap::new();
+            for script in first().filter(|script| !script.start_blocks_login) {
+                let (runner, script, stop) = (runner.clone(), script.clone(), stop.clone());
+                let id = script.log_source_id;
+                let run = tasks.spawn(async move { runner.run(&script, &stop).await });
+                beside.insert(id, run);
+            }
+            let blocking = first().filter(|script| script.start_blocks_login);
+            let exits = join_all(blocking.map(|script| runner.run(script, &stop))).await;
             if stop.is_cancelled() {
                 return;
             }
             shared.reports.lifecycle(start_state(&exits));
             for script in scripts.iter().filter(|script| !script.cron.is_empty()) {
                 let clock = shared.options.clock.clone();
-                tasks.spawn(run_by_cron(runner.clone(), script.clone(), clock, stop.clone()));
+                let first = beside.remove(&script.log_source_id);
+                let by_cron = run_by_cron(runner.clone(), script.clone(), clock, stop.clone());
+                tasks.spawn(async move {
+                    if let Some(first) = first {
+                        let _ = first.await;
+                    }
+                    by_cron.await;
+                });
             }
         });
     }
@@ -200,7 +221,7 @@ impl Session {
     }
 }
 
-/// The state after the startup scripts. A failure says more than a timeout.
+/// The state after the blocking startup scripts. A failure says more than a timeout.
 fn start_state(exits: &[Exit]) -> AgentLifecycle {
     if exits.iter().any(|exit| matches!(exit, Exit::Failed(_))) {
         AgentLifecycle::StartError

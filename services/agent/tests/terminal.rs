@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
-use berth_agent::{Clock, Options, Timing, Token};
+use berth_agent::{Auth, Clock, Options, Timing, Token};
 use berth_domain::id::{AttachmentId, UserId};
 use berth_domain::terminal::{
     End, INPUT_WINDOW, MAX_DATA, OUTPUT_WINDOW, Open, Reply, Request, Size, cost,
@@ -70,7 +70,7 @@ impl Stand {
         let text = home.path().to_string_lossy().into_owned();
         let options = Options {
             url: format!("http://{address}"),
-            token: Token::new("3d2a6f6e-6b0c-4a87-9d2e-6b1b5f1f2a33"),
+            auth: Auth::Token(Token::new("3d2a6f6e-6b0c-4a87-9d2e-6b1b5f1f2a33")),
             scope: text.clone(),
             env: BTreeMap::from([
                 ("HOME".to_owned(), text),

@@ -10,6 +10,7 @@ use prometheus::Registry;
 use tokio::sync::Semaphore;
 
 use crate::config::Config;
+use crate::identity::Identities;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::password::Passwords;
@@ -39,6 +40,8 @@ pub(crate) struct App {
     pub(crate) creations: Arc<Semaphore>,
     /// Counts requests by caller.
     pub(crate) rate_limits: Arc<RateLimits>,
+    /// Checks what clouds sign about their instances.
+    pub(crate) identities: Arc<Identities>,
 }
 
 impl App {
@@ -55,6 +58,7 @@ impl App {
         metrics: &Registry,
     ) -> anyhow::Result<Self> {
         let config = Arc::new(config);
+        let identities = Identities::load(&config.instance_identity, &config.http.access_url)?;
         let connections = usize::try_from(backbone.db.options().get_max_connections())?;
         Ok(Self {
             metrics: Metrics::register(metrics)?,
@@ -64,6 +68,7 @@ impl App {
             terminals: Arc::new(Semaphore::new(config.terminals.most)),
             creations: Arc::new(Semaphore::new(connections)),
             rate_limits: Arc::new(RateLimits::new(config.rate_limit)),
+            identities: Arc::new(identities),
             backbone,
             config,
         })

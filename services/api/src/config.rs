@@ -8,6 +8,8 @@ use berth_domain::plan::PrebuildSettings;
 use berth_service_kit::{HasProcess, Period, Process};
 use serde::{Deserialize, Serialize};
 
+use crate::identity::InstanceIdentityConfig;
+
 /// Configuration of `berth service api`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -32,6 +34,8 @@ pub struct Config {
     pub prebuilds: PrebuildSettings,
     /// Whether requests for workspaces are served from pools.
     pub claims: ClaimConfig,
+    /// What agents that show their cloud instance's identity are checked against.
+    pub instance_identity: InstanceIdentityConfig,
 }
 
 /// Whether requests for workspaces are served from pools.
@@ -139,6 +143,11 @@ impl Default for RateLimitConfig {
 pub enum Experiment {
     /// `watch-all-workspaces`: every build update in one stream.
     WorkspaceBuildUpdates,
+}
+
+impl Experiment {
+    /// All there are.
+    pub const ALL: [Self; 1] = [Self::WorkspaceBuildUpdates];
 }
 
 /// The experiments that are on.

@@ -63,6 +63,9 @@ pub(crate) enum ApiError {
     /// 404, for what this deployment has turned off.
     #[error("{0}")]
     Off(&'static str),
+    /// 404, where whoever asks may know what there is.
+    #[error("{0}")]
+    Unknown(String),
     /// 409.
     #[error("{message}")]
     Conflict {
@@ -127,7 +130,7 @@ impl ApiError {
             Self::Invalid { .. } => StatusCode::BAD_REQUEST,
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
-            Self::NotFound | Self::Off(_) => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::Off(_) | Self::Unknown(_) => StatusCode::NOT_FOUND,
             Self::Conflict { .. } => StatusCode::CONFLICT,
             Self::Precondition(_) => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,

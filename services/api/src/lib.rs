@@ -7,6 +7,7 @@ mod config;
 mod edge;
 mod error;
 mod extract;
+mod identity;
 mod job_view;
 mod live;
 mod lookup;
@@ -28,6 +29,7 @@ use tokio::net::TcpListener;
 pub use crate::config::{
     Config, Experiment, Experiments, HttpConfig, RateLimitConfig, SessionConfig, TerminalConfig,
 };
+pub use crate::identity::{AwsConfig, AzureConfig, GoogleConfig, InstanceIdentityConfig};
 
 /// Serves the API until the process is told to stop. Announces `http`, the address it listens on.
 pub async fn run(ctx: Context<Config>) -> anyhow::Result<()> {

@@ -8,6 +8,7 @@ mod claim;
 mod file;
 mod group;
 mod inbox;
+mod instance_identity;
 mod member;
 mod meta;
 mod notification_setting;
@@ -53,6 +54,7 @@ const RESOURCES: &[fn() -> Router<App>] = &[
     session::routes,
     user::routes,
     agent::routes,
+    instance_identity::routes,
     build::routes,
     build_log::routes,
     pty::routes,

@@ -193,12 +193,18 @@ fn built(replacements: Vec<v1::Replacement>) -> v1::complete_job_request::Result
         apps: vec![v1::App { slug: "web".into(), ..v1::App::default() }],
         ..v1::Agent::default()
     };
+    let on_instance = v1::Agent {
+        id: "agent-on-instance".into(),
+        name: "cloud".into(),
+        auth: Some(v1::agent::Auth::InstanceId("i-1".into())),
+        ..v1::Agent::default()
+    };
     v1::complete_job_request::Result::WorkspaceBuild(v1::WorkspaceBuildResult {
         state: b"state of the tool".to_vec(),
         resources: vec![v1::Resource {
             name: "box".into(),
             r#type: "terraform_data".into(),
-            agents: vec![agent],
+            agents: vec![agent, on_instance],
             ..v1::Resource::default()
         }],
         replacements,
@@ -326,7 +332,11 @@ async fn claim(world: &World, daemon: &mut Daemon) {
         .db
         .rows("select lifecycle_state, retired from workspace_agents order by retired")
         .await;
-    assert_eq!(agents, [["ready", "f"], ["ready", "t"]], "the agent's process runs on");
+    let expected = [["ready", "f"], ["ready", "f"], ["ready", "t"], ["ready", "t"]];
+    assert_eq!(agents, expected, "the agents' processes run on");
+    let tokens = "select count(*), count(distinct auth_token) from workspace_agents \
+                  where auth_instance_id = 'i-1'";
+    assert_eq!(world.db.rows(tokens).await, [["2", "1"]], "the token that it was given stays good");
     assert_eq!(world.db.value("select replaced_total from prebuild_pools").await, "1");
     let statuses = "select string_agg(j.status, ',' order by b.build_number) from workspace_builds b join provisioner_jobs j on j.id = b.job_id";
     assert_eq!(world.db.value(statuses).await, "succeeded,failed,succeeded");

@@ -216,7 +216,8 @@ pub async fn insert_resources(
 }
 
 /// Stores agents. On a claim each takes over what the retired agent with its token told of itself:
-/// its process runs on and will reinitialise.
+/// its process runs on and will reinitialise. An agent that shows an instance's identity takes over
+/// the token, too: the report has none, and the process holds the one that it was given.
 #[tracing::instrument(name = "db.completion.insert_agents", skip_all, fields(rows = rows.len()), err)]
 pub async fn insert_agents(
     db: impl Executor<'_>,
@@ -234,10 +235,10 @@ pub async fn insert_agents(
             first_connected_at, last_connected_at, disconnected_at, started_at, ready_at, version,
             api_version, subsystems, expanded_directory
         )
-        select r.id, r.state_id, r.resource_id, $2, $3, r.name, r.auth_token, r.auth_instance_id,
-               r.architecture, r.operating_system, r.directory, r.environment_variables,
-               r.motd_file, r.troubleshooting_url, r.connection_timeout_seconds,
-               r.startup_script_behavior, r.display_apps, r.display_order, r.api_key_scope,
+        select r.id, r.state_id, r.resource_id, $2, $3, r.name,
+               coalesce(o.auth_token, r.auth_token), r.auth_instance_id, r.architecture,
+               r.operating_system, r.directory, r.environment_variables, r.motd_file,
+               r.troubleshooting_url, r.connection_timeout_seconds, r.startup_script_behavior, r.display_apps, r.display_order, r.api_key_scope,
                r.metadata, $5, $5, coalesce(o.lifecycle_state, 'created'), o.first_connected_at,
                o.last_connected_at, o.disconnected_at, o.started_at, o.ready_at,
                coalesce(o.version, ''), coalesce(o.api_version, ''), coalesce(o.subsystems, '{}'),
@@ -250,8 +251,11 @@ pub async fn insert_agents(
             display_order integer, api_key_scope text, metadata jsonb
         )
         left join lateral (
-            select * from workspace_agents a
-            where $4 and a.workspace_id = $2 and a.auth_token = r.auth_token
+            select a.* from workspace_builds b
+            join workspace_agents a on a.build_id = b.id
+            where $4 and b.workspace_id = $2 and a.parent_id is null
+              and (a.auth_token = r.auth_token
+                   or (a.auth_instance_id = r.auth_instance_id and lower(a.name) = lower(r.name)))
             order by a.created_at desc limit 1
         ) o on true",
         json(rows)?,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::support::{
     ALICE, Api, PREBUILDS_USER, Reinit, Seen, TOKEN, claim_event, manifest, startup_script,
 };
-use berth_agent::{Clock, Options, Timing, Token};
+use berth_agent::{Auth, Clock, Instance, Options, Timing, Token};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -42,11 +42,20 @@ impl Agent {
 
     /// An agent whose machine's clock is `clock`.
     pub(crate) fn at(api: &Api, timing: Timing, clock: Clock) -> Self {
+        Self::of(api, Auth::Token(Token::new(TOKEN)), timing, clock)
+    }
+
+    /// An agent that proves who it is by its cloud instance.
+    pub(crate) fn on(api: &Api, instance: Instance) -> Self {
+        Self::of(api, Auth::Instance(instance), QUICK, Clock::system())
+    }
+
+    fn of(api: &Api, auth: Auth, timing: Timing, clock: Clock) -> Self {
         let home = tempfile::tempdir().unwrap();
         let shutdown = CancellationToken::new();
         let options = Options {
             url: api.url(),
-            token: Token::new(TOKEN),
+            auth,
             scope: home.path().to_string_lossy().into_owned(),
             env: BTreeMap::from([
                 ("HOME".to_owned(), home.path().to_string_lossy().into_owned()),
@@ -124,6 +133,33 @@ async fn a_failing_script_is_a_start_error_and_its_log_says_why() {
     api.until_lifecycle(&["created", "starting", "start_error"]).await;
     api.until("the reason", |seen| seen.lines().iter().any(|it| it.contains("exit status: 7")))
         .await;
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_script_that_does_not_block_neither_holds_ready_nor_makes_it_an_error() {
+    let api = Api::start().await;
+    let beside = |script: &str, source: &str| {
+        let mut it = startup_script(script);
+        it["start_blocks_login"] = json!(false);
+        it["log_source_id"] = json!(source);
+        it
+    };
+    let scripts = json!([
+        beside("echo $$ > beside; until [ -e go ]; do sleep 0.02; done; echo went on", ALICE),
+        beside("exit 7", PREBUILDS_USER),
+        // Ready comes after both others began: nothing runs one after the other.
+        startup_script("until [ -e beside ]; do sleep 0.02; done"),
+    ]);
+    api.change(|seen| seen.manifest = manifest("alice", ALICE, &scripts));
+    let agent = Agent::start(&api);
+    api.until_lifecycle(&["created", "starting", "ready"]).await;
+    assert!(lives(&agent.home.path().join("beside")), "it was not waited for");
+    api.until("why it failed", |seen| seen.lines().iter().any(|it| it.contains("exit status: 7")))
+        .await;
+    std::fs::write(agent.home.path().join("go"), "").unwrap();
+    api.until("its last line", |seen| seen.lines().contains(&"went on")).await;
+    assert_eq!(api.seen().lifecycle.len(), 3);
     agent.end().await;
 }
 

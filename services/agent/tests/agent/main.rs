@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod hardship;
 #[cfg(test)]
+mod identity;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod local;

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
+use axum::routing::{any, get, post};
 use axum::{Json, Router, middleware};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -65,6 +65,10 @@ pub(crate) struct Seen {
     pub(crate) refused: usize,
     pub(crate) apps: Vec<Value>,
     pub(crate) metadata: Vec<Value>,
+    /// Instance identities that were shown, by cloud.
+    pub(crate) identities: Vec<(String, Value)>,
+    /// What they are answered first; then the token.
+    pub(crate) identity_refusals: VecDeque<(StatusCode, &'static str)>,
     streams: Vec<mpsc::Sender<Result<Bytes, std::io::Error>>>,
 }
 
@@ -104,6 +108,7 @@ impl Api {
             .route("/api/v2/workspaceagents/me/terminals", get(async || StatusCode::NOT_FOUND))
             .route("/api/v2/workspaceagents/me/{call}", any(record))
             .layer(middleware::from_fn_with_state(api.clone(), check))
+            .route("/api/v2/workspaceagents/{cloud}", post(identity))
             .with_state(api.clone());
         tokio::spawn(async move { axum::serve(server, router).await });
         api
@@ -266,6 +271,19 @@ async fn get_reinit(State(api): State<Api>, request: Request) -> Response {
     };
     api.change(|seen| seen.reinit_requests += 1);
     response
+}
+
+async fn identity(
+    State(api): State<Api>,
+    Path(cloud): Path<String>,
+    Json(body): Json<Value>,
+) -> Response {
+    let refusal = api.seen().identity_refusals.pop_front();
+    api.change(|seen| seen.identities.push((cloud, body)));
+    match refusal {
+        Some((status, message)) => (status, Json(json!({"message": message}))).into_response(),
+        None => Json(json!({"session_token": api.seen().token})).into_response(),
+    }
 }
 
 fn sse(body: Body) -> Response {

@@ -127,7 +127,8 @@ fn add_agent(
     Ok(())
 }
 
-/// The agent's token. One that shows its instance's identity gets a token that nobody knows.
+/// The agent's token. One that shows its instance's identity gets one that nobody knows, and is
+/// given it for that; the claim of a prebuild keeps the one it has.
 fn credentials(ids: Ids, it: &v1::Agent) -> Result<(Uuid, Option<String>), String> {
     match &it.auth {
         Some(v1::agent::Auth::Token(token)) if !token.is_empty() => {
@@ -136,8 +137,10 @@ fn credentials(ids: Ids, it: &v1::Agent) -> Result<(Uuid, Option<String>), Strin
                 .map_err(|_| format!("the token of agent {:?} is not a UUID", it.name))?;
             Ok((token, None))
         }
-        Some(v1::agent::Auth::InstanceId(instance)) => Ok((ids.secret(), Some(instance.clone()))),
-        Some(v1::agent::Auth::Token(_)) | None => Ok((ids.secret(), None)),
+        Some(v1::agent::Auth::InstanceId(instance)) if !instance.is_empty() => {
+            Ok((ids.secret(), Some(storable(instance.clone()))))
+        }
+        _ => Ok((ids.secret(), None)),
     }
 }
 
@@ -257,6 +260,19 @@ mod tests {
         let env = &found.agents[0].environment_variables;
         assert_eq!(*env, json!({"OWN": "1", "PATH": "/a:/b"}));
         assert_eq!(found.daily_cost, 3);
+    }
+
+    #[test]
+    fn an_agent_that_shows_its_instance_has_a_token_of_its_own_and_the_instances_id() {
+        let on = |instance: &str| {
+            let auth = Some(v1::agent::Auth::InstanceId(instance.to_owned()));
+            let found = collect(Ids, &with(vec![v1::Agent { auth, ..agent("main") }])).unwrap();
+            (found.agents[0].auth_token, found.agents[0].auth_instance_id.clone())
+        };
+        let (first, second) = (on("i-1"), on("i-1"));
+        assert_eq!(first.1.as_deref(), Some("i-1"));
+        assert_ne!(first.0, second.0);
+        assert_eq!(on("").1, None, "an id that is not known is none");
     }
 
     #[test]

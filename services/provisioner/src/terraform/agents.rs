@@ -30,10 +30,17 @@ fn attaching(kind: &str) -> Option<fn(&mut v1::Agent, &Attributes)> {
         "coder_app" => Some(|agent, it| agent.apps.push(app(it))),
         "coder_script" => Some(|agent, it| agent.scripts.push(script(it))),
         "coder_env" => Some(|agent, it| agent.extra_envs.push(env(it))),
-        "coder_agent_instance" => Some(|agent, it| {
-            agent.auth = Some(v1::agent::Auth::InstanceId(it.text("instance_id")));
-        }),
+        "coder_agent_instance" => Some(|agent, it| shows(agent, it.text("instance_id"))),
         _ => None,
+    }
+}
+
+/// Notes the cloud instance whose identity the agent shows. An agent that has a token (`auth` is
+/// `token`) goes by that: the template says so, and its machine was given it.
+pub(crate) fn shows(agent: &mut v1::Agent, instance: String) {
+    let has_token = matches!(agent.auth, Some(v1::agent::Auth::Token(_)));
+    if !has_token && !instance.is_empty() {
+        agent.auth = Some(v1::agent::Auth::InstanceId(instance));
     }
 }
 
@@ -67,7 +74,7 @@ fn agent(node: &Node) -> v1::Agent {
         operating_system: it.text("os"),
         architecture: it.text("arch"),
         directory: it.text("dir"),
-        auth: (by_token && !token.is_empty()).then_some(v1::agent::Auth::Token(token)),
+        auth: by_token.then_some(v1::agent::Auth::Token(token)),
         connection_timeout_seconds: it.small_number("connection_timeout"),
         troubleshooting_url: it.text("troubleshooting_url"),
         motd_file: it.text("motd_file"),

@@ -19,6 +19,15 @@ const INSTANCE_TYPES: [(&str, &str); 8] = [
     ("openstack_compute_instance_v2", "flavor_name"),
 ];
 
+/// Attributes by which a cloud names an instance in what it signs about it, by its type.
+const INSTANCE_IDS: [(&str, &str); 5] = [
+    ("aws_instance", "id"),
+    ("aws_spot_instance_request", "spot_instance_id"),
+    ("azurerm_linux_virtual_machine", "virtual_machine_id"),
+    ("azurerm_windows_virtual_machine", "virtual_machine_id"),
+    ("google_compute_instance", "instance_id"),
+];
+
 /// What a build has: each managed resource that is no description, with the agents that run in it.
 ///
 /// `running` is whether the workspace runs: an agent that no resource depends on is then shown as a
@@ -31,9 +40,15 @@ pub(crate) fn resources(nodes: &[Node], graph: &Graph, running: bool) -> Vec<v1:
         .filter(|node| !node.is_description())
         .map(|node| Shown { node, resource: resource(node) })
         .collect();
-    for (node, agent) in agents::agents(&managed, graph) {
+    for (node, mut agent) in agents::agents(&managed, graph) {
         match host(node, &shown, graph) {
-            Host::Is(index) => shown[index].resource.agents.push(agent),
+            Host::Is(index) => {
+                // What a `coder_agent_instance` says wins.
+                if agent.auth.is_none() {
+                    agents::shows(&mut agent, instance_id(shown[index].node));
+                }
+                shown[index].resource.agents.push(agent);
+            }
             Host::None if running => {
                 let resource = v1::Resource { agents: vec![agent], ..resource(node) };
                 shown.push(Shown { node, resource });
@@ -125,6 +140,12 @@ fn is_resource(block: &str) -> bool {
     }
     matches!(parts[..], [kind, _name]
         if !["data", "local", "var", "output", "module"].contains(&kind) && !kind.starts_with("coder_"))
+}
+
+/// The id of the instance that a resource is; empty: it is none that is known here.
+fn instance_id(node: &Node) -> String {
+    let attribute = INSTANCE_IDS.iter().find(|(kind, _)| *kind == node.kind);
+    attribute.map_or_else(String::new, |(_, name)| node.values.text(name))
 }
 
 fn resource(node: &Node) -> v1::Resource {

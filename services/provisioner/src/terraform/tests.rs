@@ -74,6 +74,42 @@ fn an_agent_belongs_to_what_depends_on_it_and_has_what_names_it() {
 }
 
 #[test]
+fn an_agent_shows_the_identity_of_the_instance_that_is_named_or_that_it_runs_in() {
+    #[track_caller]
+    fn check(auth: &str, named: Option<&str>, machine: (&str, &str), expected: v1::agent::Auth) {
+        let mut resources = vec![
+            resource("coder_agent.dev", &json!({"id": "a1", "auth": auth, "token": "t"})),
+            resource(
+                &format!("{}.vm", machine.0),
+                &json!({"id": "i-own", machine.1: "i-own", "virtual_machine_name": "x"}),
+            ),
+        ];
+        if let Some(id) = named {
+            let values = json!({"agent_id": "a1", "instance_id": id});
+            resources.push(resource("coder_agent_instance.i", &values));
+        }
+        let vm = format!("{}.vm", machine.0);
+        let found = resources::resources(
+            &nodes(&resources),
+            &graph(&[(vm.as_str(), "coder_agent.dev")]),
+            true,
+        );
+        assert_eq!(found[0].agents[0].auth, Some(expected));
+    }
+    let shows = |id: &str| v1::agent::Auth::InstanceId(id.to_owned());
+    let aws = ("aws_instance", "id");
+    check("aws-instance-identity", Some("i-named"), aws, shows("i-named"));
+    check("aws-instance-identity", None, aws, shows("i-own"));
+    // Not known yet: in a plan.
+    check("aws-instance-identity", Some(""), aws, shows("i-own"));
+    let azure = ("azurerm_linux_virtual_machine", "virtual_machine_id");
+    check("azure-instance-identity", None, azure, shows("i-own"));
+    let google = ("google_compute_instance", "instance_id");
+    check("google-instance-identity", None, google, shows("i-own"));
+    check("token", Some("i-named"), aws, v1::agent::Auth::Token("t".to_owned()));
+}
+
+#[test]
 fn in_a_plan_things_find_their_agent_without_ids() {
     let nodes = nodes(&[
         resource("coder_agent.a", &json!({})),
