@@ -252,9 +252,11 @@ impl Pools {
         format!(
             "
             insert into templates (id, organization_id, name, provisioner, active_version_id,
-                                   created_by, created_at, updated_at)
+                                   created_by, created_at, updated_at, group_acl)
             select bench_id('{set}-template', t), bench_id('organization', t % {organizations}),
-                   '{set}-' || t, 'exec', bench_id('{set}-version', t), bench_id('user', 0), now(), now()
+                   '{set}-' || t, 'exec', bench_id('{set}-version', t), bench_id('user', 0), now(), now(),
+                   -- Everyone in the organization may use it.
+                   jsonb_build_object(bench_id('organization', t % {organizations}), 'use')
             from {series} t"
         )
     }
