@@ -4,6 +4,7 @@ mod access;
 mod agents;
 mod architecture;
 mod archive;
+mod claim_failure;
 mod contract;
 mod main_job;
 mod nats;

@@ -70,11 +70,17 @@ fi
 /// Runs an agent as a local process. Its startup script adds a line with the owner's name to
 /// `starts` in the workspace's folder. An agent that runs already keeps its token, which the
 /// environment carries on a claim build (for a template's only agent under the digest of "").
+/// The owner's session is left in the file `session` of the workspace's folder. Claim builds wait while
+/// the file `hold` exists in the stack's folder, and fail while `fail` does.
 const APPLY_AGENT: &str = r#"#!/bin/sh
 set -eu
 cat > /dev/null
 dir="$BERTH_LOCAL_ROOT/$CODER_WORKSPACE_ID"
 while [ -n "${CODER_WORKSPACE_IS_PREBUILD_CLAIM:-}" ] && [ -e "$E2E_DIR/hold" ]; do sleep 0.05; done
+if [ -n "${CODER_WORKSPACE_IS_PREBUILD_CLAIM:-}" ] && [ -e "$E2E_DIR/fail" ]; then
+  echo "no disk left for $CODER_WORKSPACE_OWNER_NAME" >&2
+  exit 1
+fi
 if [ "$CODER_WORKSPACE_TRANSITION" != start ]; then
   "$BERTH" agent --stop --dir "$dir"
   if [ "$CODER_WORKSPACE_TRANSITION" = delete ]; then rm -rf "$dir"; fi
@@ -86,6 +92,7 @@ running="${CODER_RUNNING_WORKSPACE_AGENT_TOKEN_e3b0c44298fc1c149afbf4c8996fb9242
 token="${running:-$(cat /proc/sys/kernel/random/uuid)}"
 # Made before the agent starts: the result must name the token that the agent has.
 printf '%s' "$token" > "$dir/token"
+printf '%s' "$CODER_WORKSPACE_OWNER_SESSION_TOKEN" > "$dir/session"
 export BERTH_AGENT_URL="$CODER_AGENT_URL" BERTH_AGENT_TOKEN="$token"
 "$BERTH" agent --detach --dir "$dir" >&2
 cat <<END

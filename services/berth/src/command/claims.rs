@@ -75,8 +75,17 @@ pub(crate) async fn claims(
     Ok(())
 }
 
-/// What explains a miss, for people: the nearest preset and what differs, the agents waited for.
+/// What explains an outcome, for people: the nearest preset and what differs, the agents waited for, the
+/// build that was lost.
 pub(crate) fn explained(detail: &Value) -> String {
+    let why = reason(detail);
+    let Some(number) = detail["retried"]["build_number"].as_i64() else { return why };
+    let class = text(&detail["retried"], "error_class");
+    let again = format!("build {number} failed ({class}), built again");
+    if why.is_empty() { again } else { format!("{why}; {again}") }
+}
+
+fn reason(detail: &Value) -> String {
     let nearest = &detail["nearest_preset"];
     if let Some(name) = nearest["name"].as_str() {
         let differing = list(nearest, "differing").iter().map(|it| {
@@ -118,5 +127,10 @@ mod tests {
         let counted = json!({ "unready": 0, "starting": 2, "agents_waited_for": [] });
         assert_eq!(explained(&counted), "2 starting");
         assert_eq!(explained(&json!({})), "");
+        let retried = json!({ "build_number": 2, "error_class": "infrastructure" });
+        let again = "build 2 failed (infrastructure), built again";
+        assert_eq!(explained(&json!({ "retried": retried })), again);
+        let old = json!({ "previous_version": true, "version_name": "v1", "retried": retried });
+        assert_eq!(explained(&old), format!("previous version v1; {again}"));
     }
 }

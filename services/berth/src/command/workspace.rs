@@ -77,12 +77,15 @@ pub(crate) async fn create(
         body["template_version_preset_id"] = preset_id(&client, &found, preset).await?;
     }
     let path = format!("/organizations/{}/members/me/workspaces", text(&found, "organization_id"));
-    let workspace = client.post_once(&path, &body).await?;
-    output.progress(&claim_line(&workspace));
+    let made = client.post_once(&path, &body).await?;
+    output.progress(&claim_line(&made));
     let workspace = if args.no_wait {
-        workspace
+        made
     } else {
-        wait(&client, output, &workspace, text(&workspace, "latest_build.id")).await?
+        let mut built = wait(&client, output, &made, text(&made, "latest_build.id")).await?;
+        // Only who creates is told.
+        built["prebuild_claim"] = made["prebuild_claim"].clone();
+        built
     };
     describe(output, &workspace);
     Ok(())
@@ -121,6 +124,41 @@ fn claim_line(workspace: &Value) -> String {
     }
 }
 
+/// Waits until a build is done. A claim whose build was lost goes on in another.
+async fn wait_for_build(
+    client: &Client,
+    output: Output,
+    path: &str,
+    build: &str,
+) -> anyhow::Result<()> {
+    let mut build = build.to_owned();
+    loop {
+        let ended = logs::follow_job(client, output, &format!("/workspacebuilds/{build}")).await?;
+        let status = text(&ended, "job.status");
+        if status == "succeeded" {
+            return Ok(());
+        }
+        let workspace = client.get(path).await?;
+        let Some(next) = next_claim(&workspace, &build) else {
+            let name = text(&workspace, "name");
+            bail!(
+                "the build of {name} {status}: {}\nread more with `berth logs {name}`",
+                text(&ended, "job.error")
+            );
+        };
+        let why = text(&ended, "job.error");
+        output.progress(&format!("the build {status}: {why}; the workspace is handed over again"));
+        build = next;
+    }
+}
+
+/// The build that goes on with a claim in place of `build`.
+fn next_claim(workspace: &Value, build: &str) -> Option<String> {
+    let latest = text(workspace, "latest_build.id");
+    let goes_on = latest != build && text(workspace, "latest_build.stage") == "claim";
+    goes_on.then(|| latest.to_owned())
+}
+
 /// Waits for a build and for the agents that it made. Answers with the workspace.
 async fn wait(
     client: &Client,
@@ -128,16 +166,9 @@ async fn wait(
     workspace: &Value,
     build: &str,
 ) -> anyhow::Result<Value> {
-    let ended = logs::follow_job(client, output, &format!("/workspacebuilds/{build}")).await?;
-    let status = text(&ended, "job.status");
     let name = text(workspace, "name");
-    if status != "succeeded" {
-        bail!(
-            "the build of {name} {status}: {}\nread more with `berth logs {name}`",
-            text(&ended, "job.error")
-        );
-    }
     let path = format!("/workspaces/{}?include_deleted=true", text(workspace, "id"));
+    wait_for_build(client, output, &path, build).await?;
     let asked = Instant::now();
     loop {
         let workspace = client.get(&path).await?;
@@ -258,4 +289,38 @@ fn describe(output: Output, workspace: &Value) {
         fields.push(("Prebuild", line));
     }
     output.fields(workspace, &fields);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(claim: &Value) -> String {
+        claim_line(&json!({ "prebuild_claim": claim }))
+    }
+
+    #[test]
+    fn who_creates_is_told_of_the_prebuild_or_why_there_was_none() {
+        assert!(line(&json!({ "outcome": "hit", "reason": null })).contains("is yours"));
+        let previous = json!({ "outcome": "hit", "previous_version": true, "version_name": "v1" });
+        assert!(line(&previous).contains("version v1 is yours"));
+        let differing = json!([{ "name": "size", "preset": "large", "requested": "huge" }]);
+        let nearest = json!({ "name": "big", "differing": differing });
+        let miss = json!({ "outcome": "miss", "reason": "no_matching_preset",
+                           "nearest_preset": nearest });
+        let expected = "no prebuild (no_matching_preset: nearest is big: size is \"huge\", not \
+                        \"large\"); building a new workspace";
+        assert_eq!(line(&miss), expected);
+        let empty = json!({ "outcome": "miss", "reason": "empty" });
+        assert_eq!(line(&empty), "no prebuild (empty); building a new workspace");
+    }
+
+    #[test]
+    fn a_claim_goes_on_in_a_later_claim_build_and_in_no_other() {
+        let latest =
+            |id: &str, stage: &str| json!({ "latest_build": { "id": id, "stage": stage } });
+        assert_eq!(next_claim(&latest("b", "claim"), "a").as_deref(), Some("b"));
+        assert_eq!(next_claim(&latest("a", "claim"), "a"), None);
+        assert_eq!(next_claim(&latest("b", "none"), "a"), None);
+    }
 }

@@ -313,6 +313,22 @@ async fn a_workspace_deleted_meanwhile_is_not_built_again() {
     assert_eq!(stand.told().await.len(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_that_a_claimed_workspace_has_begins_when_it_runs() {
+    for (ttl, expected) in [("null", "none"), ("3600000", "01:00:00")] {
+        let stand = Stand::new().await;
+        stand.database.rows(&format!("update workspaces set ttl_ms = {ttl}")).await;
+        let left = "select coalesce(date_trunc('hour', b.deadline - j.completed_at
+                                               + interval '1 minute')::text, 'none')
+                    from workspaces w join workspace_builds b on b.id = w.latest_build_id
+                    join provisioner_jobs j on j.id = b.job_id";
+        assert_eq!(stand.database.value(left).await, "none");
+        let job = stand.acquire().await;
+        stand.complete(&job).await;
+        assert_eq!(stand.database.value(left).await, expected);
+    }
+}
+
 /// The allowance shrank to nothing after the prebuild changed hands.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_claim_fails_for_the_credits_that_its_owner_was_granted() {
