@@ -77,6 +77,17 @@ async fn a_shell_is_reached_through_another_replica_and_outlives_both() {
     first.type_in("stty size\n").await;
     first.shows("22 88\r\n").await;
 
+    // It is counted where it is served, and the audit log says who opened it and where.
+    assert!((stack.metric(Service::Api, 1, "berth_terminals ", &[]).await - 1.0).abs() < 0.1);
+    let path = format!("/audit?q=action:connect resource_id:{agent}");
+    let log = stack.app.get(&stack.owner, &path.replace(' ', "%20")).await.expect(200);
+    let line = &log["audit_logs"][0];
+    assert_eq!(log["count"], 1, "{log:#}");
+    assert_eq!(line["user"]["username"], "alice");
+    assert_eq!(line["resource_type"], "workspace_agent");
+    assert!(line["resource_target"].as_str().unwrap().starts_with("mine/"), "{line:#}");
+    assert_eq!(line["diff"]["workspace_id"]["new"], workspace["id"]);
+
     // Another one joins, sees what was, and both see what is.
     let query = [("reconnect", SHELL), ("width", "88"), ("height", "22")];
     let mut second = open(&stack.app, &alice, &agent, &query).await.unwrap();

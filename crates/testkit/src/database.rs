@@ -1,6 +1,9 @@
 //! A database for each test, copied from one that has the schema.
 
-use tokio::process::Command;
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::Mutex;
 
 use crate::servers::{Servers, chain, servers, unique};
@@ -38,6 +41,18 @@ impl TestDatabase {
         lines.map(|line| line.split('\u{1f}').map(ToOwned::to_owned).collect()).collect()
     }
 
+    /// Runs statements in a session that stays open: what they lock stays locked.
+    pub async fn hold(&self, sql: &str) -> HeldSession {
+        let mut command = psql(servers().await, &self.name);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut psql = command.spawn().unwrap_or_else(|error| panic!("psql: {error}"));
+        let input = psql.stdin.take().expect("it is piped");
+        let output = BufReader::new(psql.stdout.take().expect("it is piped")).lines();
+        let mut session = HeldSession { psql, input, output };
+        session.rows(sql).await;
+        session
+    }
+
     /// The only value of a query that gives one.
     pub async fn value(&self, sql: &str) -> String {
         let rows = self.rows(sql).await;
@@ -49,6 +64,43 @@ impl TestDatabase {
     pub async fn count(&self, sql: &str) -> i64 {
         let value = self.value(sql).await;
         value.parse().unwrap_or_else(|_| panic!("not a number but {value:?}: {sql}"))
+    }
+}
+
+/// A session that stays open, with the locks it has taken. It ends when it is dropped or
+/// [released](Self::release).
+#[derive(Debug)]
+pub struct HeldSession {
+    psql: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl HeldSession {
+    /// The rows of a query as text, as [`TestDatabase::rows`] has them, but without a connection of
+    /// its own. What is no query gives none.
+    pub async fn rows(&mut self, sql: &str) -> Vec<Vec<String>> {
+        const DONE: &str = "\u{1e}";
+        let text = format!("{sql};\n\\echo {DONE}\n");
+        self.input.write_all(text.as_bytes()).await.expect("psql reads");
+        let mut rows = Vec::new();
+        loop {
+            let line = self.output.next_line().await.expect("text");
+            let line = line.unwrap_or_else(|| panic!("psql gave up, see above: {sql}"));
+            if line == DONE {
+                return rows;
+            }
+            if !line.is_empty() {
+                rows.push(line.split('\u{1f}').map(ToOwned::to_owned).collect());
+            }
+        }
+    }
+
+    /// Ends the session and returns once it is over.
+    pub async fn release(self) {
+        let Self { mut psql, input, .. } = self;
+        drop(input);
+        psql.wait().await.expect("psql ends");
     }
 }
 
@@ -69,19 +121,27 @@ pub(crate) async fn prepare_template(servers: &Servers) {
 
 /// What psql prints: rows by line, columns by unit separator.
 async fn run(servers: &Servers, database: &str, sql: &str) -> String {
+    let output = psql(servers, database)
+        .args(["--command", sql])
+        .output()
+        .await
+        .unwrap_or_else(|error| panic!("psql: {error}"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{sql}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn psql(servers: &Servers, database: &str) -> Command {
     let postgres = &servers.tools.postgres;
     let libraries = std::env::join_paths(&postgres.libraries).unwrap_or_default();
     let mut command = Command::new(postgres.bin.join("psql"));
     command
         .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"])
-        .args(["--field-separator=\u{1f}", "--command", sql])
+        .args(["--field-separator=\u{1f}", "--dbname"])
         .arg(servers.database_url(database))
         .kill_on_drop(true);
     if !libraries.is_empty() {
         command.env("LD_LIBRARY_PATH", libraries);
     }
-    let output = command.output().await.unwrap_or_else(|error| panic!("psql: {error}"));
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{sql}: {}", text(&output.stderr));
-    text(&output.stdout)
+    command
 }

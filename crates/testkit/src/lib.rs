@@ -18,9 +18,9 @@ mod template;
 mod wait;
 
 pub use crate::app::{Answer, App, Exchange, User};
-pub use crate::database::TestDatabase;
+pub use crate::database::{HeldSession, TestDatabase};
 pub use crate::proc::processes_of;
-pub use crate::servers::{Servers, servers, subject_space};
+pub use crate::servers::{Servers, own_nats, servers, subject_space};
 pub use crate::sink::{SeenSpan, TraceSink};
 pub use crate::stack::{Builder, Service, TestStack};
 pub use crate::template::{Archive, Link};

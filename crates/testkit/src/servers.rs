@@ -107,6 +107,10 @@ async fn start(dir: &Path) -> (Servers, Postgres, Nats) {
 }
 
 /// A nats-server of one's own with its streams in `store`, for tests that stop it.
+pub async fn own_nats(store: &Path) -> Nats {
+    nats_at(&servers().await.tools, store).await
+}
+
 pub(crate) async fn nats_at(tools: &Tools, store: &Path) -> Nats {
     let mut options = NatsOptions::new(store);
     options.output = Output::File(store.with_extension("log"));

@@ -15,6 +15,7 @@ use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::password::Passwords;
 use crate::rate_limit::RateLimits;
+use crate::stream_limit::StreamLimits;
 
 /// Archives received at once.
 const UPLOADS: usize = 2;
@@ -38,6 +39,8 @@ pub(crate) struct App {
     pub(crate) terminals: Arc<Semaphore>,
     /// Workspaces created at once: as many as there are connections.
     pub(crate) creations: Arc<Semaphore>,
+    /// Open streams by caller.
+    pub(crate) streams: StreamLimits,
     /// Counts requests by caller.
     pub(crate) rate_limits: Arc<RateLimits>,
     /// Checks what clouds sign about their instances.
@@ -67,6 +70,7 @@ impl App {
             uploads: Arc::new(Semaphore::new(UPLOADS)),
             terminals: Arc::new(Semaphore::new(config.terminals.most)),
             creations: Arc::new(Semaphore::new(connections)),
+            streams: StreamLimits::register(config.streams, metrics)?,
             rate_limits: Arc::new(RateLimits::new(config.rate_limit)),
             identities: Arc::new(identities),
             backbone,

@@ -28,6 +28,8 @@ pub struct Config {
     pub rate_limit: RateLimitConfig,
     /// Terminals of agents.
     pub terminals: TerminalConfig,
+    /// Answers that go on: server-sent events and WebSockets.
+    pub streams: StreamConfig,
     /// What is on beyond the usual. Naming a list replaces this one.
     pub experiments: Experiments,
     /// The rules of pools, as the reconciler has them: the dry run and `explain` plan with these.
@@ -118,6 +120,35 @@ pub struct TerminalConfig {
 impl Default for TerminalConfig {
     fn default() -> Self {
         Self { keep: Period::from_secs(300), check: Period::from_secs(5), most: 1000 }
+    }
+}
+
+/// Answers that go on: server-sent events and WebSockets.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamConfig {
+    /// Streams that one person has open at once at this replica, with all sessions and tokens
+    /// together, terminals included; 0: no limit. One more is refused with 429.
+    pub per_user: usize,
+    /// The same for one agent. It uses two; what a lost connection left behind counts until the
+    /// system notices.
+    pub per_agent: usize,
+    /// How often a silent stream says that it lives. Agents take one that said nothing for 45 s for
+    /// dead.
+    pub ping: Period,
+    /// How often an agent's `reinit` stream looks at what is stored while it is told nothing:
+    /// notices may be lost.
+    pub look: Period,
+}
+
+impl Default for StreamConfig {
+    fn default() -> Self {
+        Self {
+            per_user: 256,
+            per_agent: 32,
+            ping: Period::from_secs(15),
+            look: Period::from_secs(5),
+        }
     }
 }
 

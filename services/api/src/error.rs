@@ -86,6 +86,19 @@ pub(crate) enum ApiError {
     /// 429.
     #[error("Too many requests; try again in {0} s.")]
     TooMany(i64),
+    /// 429, for streams.
+    #[error(
+        "{most} streams of yours are open at this server ({setting}), which is as many as there may \
+         be; close one."
+    )]
+    TooManyStreams {
+        /// How many there may be.
+        most: usize,
+        /// The setting that says so.
+        setting: &'static str,
+        /// Seconds after which to ask again.
+        retry: i64,
+    },
     /// 503.
     #[error("The service is not available at the moment; try again.")]
     Unavailable(#[source] anyhow::Error),
@@ -135,7 +148,7 @@ impl ApiError {
             Self::Precondition(_) => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unprocessable(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooMany(_) | Self::TooManyStreams { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -210,7 +223,9 @@ impl IntoResponse for ApiError {
                 body.detail = crate::edge::request_reference();
                 retry = Some(RETRY_SECONDS);
             }
-            Self::TooMany(seconds) => retry = Some(seconds),
+            Self::TooMany(seconds) | Self::TooManyStreams { retry: seconds, .. } => {
+                retry = Some(seconds);
+            }
             Self::Invalid { validations, .. } | Self::Conflict { validations, .. } => {
                 body.validations = validations;
             }

@@ -17,6 +17,7 @@ mod rate_limit;
 #[cfg(test)]
 mod replica;
 mod routes;
+mod stream_limit;
 
 use std::net::SocketAddr;
 
@@ -27,7 +28,8 @@ use berth_service_kit::Context;
 use tokio::net::TcpListener;
 
 pub use crate::config::{
-    Config, Experiment, Experiments, HttpConfig, RateLimitConfig, SessionConfig, TerminalConfig,
+    Config, Experiment, Experiments, HttpConfig, RateLimitConfig, SessionConfig, StreamConfig,
+    TerminalConfig,
 };
 pub use crate::identity::{AwsConfig, AzureConfig, GoogleConfig, InstanceIdentityConfig};
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use berth_domain::state::ClaimOutcome;
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+};
 
 /// Upper bounds in seconds.
 const BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -16,6 +18,7 @@ pub(crate) struct Metrics {
     panics: IntCounter,
     claims: IntCounterVec,
     claim_seconds: HistogramVec,
+    terminals: IntGauge,
 }
 
 impl Metrics {
@@ -47,12 +50,17 @@ impl Metrics {
                 .buckets(BUCKETS.to_vec()),
                 &["outcome"],
             )?,
+            terminals: IntGauge::new(
+                "berth_terminals",
+                "Terminals of agents that people have open at this replica.",
+            )?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.limited.clone()))?;
         registry.register(Box::new(metrics.panics.clone()))?;
         registry.register(Box::new(metrics.claims.clone()))?;
         registry.register(Box::new(metrics.claim_seconds.clone()))?;
+        registry.register(Box::new(metrics.terminals.clone()))?;
         Ok(metrics)
     }
 
@@ -72,11 +80,26 @@ impl Metrics {
         self.claim_seconds.with_label_values(&[outcome.as_str()]).observe(took.as_secs_f64());
     }
 
+    /// A terminal is open for as long as the answer lives.
+    pub(crate) fn terminal_opened(&self) -> OpenTerminal {
+        self.terminals.inc();
+        OpenTerminal(self.terminals.clone())
+    }
+
     pub(crate) fn limited(&self) {
         self.limited.inc();
     }
 
     pub(crate) fn panicked(&self) {
         self.panics.inc();
+    }
+}
+
+/// A terminal that is counted as open.
+pub(crate) struct OpenTerminal(IntGauge);
+
+impl Drop for OpenTerminal {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }

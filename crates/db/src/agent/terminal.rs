@@ -9,6 +9,8 @@ use crate::{DbError, Executor};
 pub struct Place {
     /// The workspace.
     pub workspace_id: WorkspaceId,
+    /// The workspace's name.
+    pub workspace_name: String,
     /// The workspace's owner.
     pub owner_id: UserId,
     /// The workspace's organization.
@@ -26,7 +28,7 @@ pub struct Place {
 pub async fn find_place(db: impl Executor<'_>, agent: AgentId) -> Result<Option<Place>, DbError> {
     let row = sqlx::query!(
         r#"
-        select w.id, w.owner_id, w.organization_id, a.name,
+        select w.id, w.name as workspace_name, w.owner_id, w.organization_id, a.name,
                a.retired, b.transition = 'start' as "is_started!"
         from workspace_agents a
         join workspaces w on w.id = a.workspace_id
@@ -38,6 +40,7 @@ pub async fn find_place(db: impl Executor<'_>, agent: AgentId) -> Result<Option<
     .await?;
     Ok(row.map(|row| Place {
         workspace_id: WorkspaceId(row.id),
+        workspace_name: row.workspace_name,
         owner_id: UserId(row.owner_id),
         organization_id: OrganizationId(row.organization_id),
         agent_name: row.name,

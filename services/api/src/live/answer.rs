@@ -8,6 +8,7 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
+use berth_service_kit::Period;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{SinkExt as _, Stream, StreamExt};
 use http::header;
@@ -21,9 +22,6 @@ use crate::live::encoded::Encoded;
 const SOCKET_BUFFER: usize = 4 << 10;
 /// Most bytes that wait to be written to such a WebSocket.
 const SOCKET_MOST: usize = 1 << 20;
-
-/// How often a silent stream says that it lives.
-pub(crate) const PING_EVERY: Duration = Duration::from_secs(15);
 
 /// Whether the client asked for a WebSocket.
 pub(crate) type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
@@ -85,9 +83,12 @@ pub(crate) fn stream_of(feed: impl Feed, stop: CancellationToken) -> BoxStream<'
     .boxed()
 }
 
-fn with_pings(messages: BoxStream<'static, Out>) -> impl Stream<Item = Out> + Send + 'static {
-    stream::unfold(messages, |mut messages| async move {
-        match tokio::time::timeout(PING_EVERY, messages.next()).await {
+fn with_pings(
+    messages: BoxStream<'static, Out>,
+    every: Duration,
+) -> impl Stream<Item = Out> + Send + 'static {
+    stream::unfold(messages, move |mut messages| async move {
+        match tokio::time::timeout(every, messages.next()).await {
             Ok(None) => None,
             Ok(Some(out)) => Some((out, messages)),
             Err(_) => Some((Out::ping(), messages)),
@@ -95,24 +96,28 @@ fn with_pings(messages: BoxStream<'static, Out>) -> impl Stream<Item = Out> + Se
     })
 }
 
-/// Answers with a stream of server-sent events.
-pub(crate) fn sse(messages: BoxStream<'static, Out>) -> Response {
-    let events = with_pings(messages).map(|out| Ok::<_, Infallible>(out.to_event()));
+/// Answers with a stream of server-sent events, which says that it lives after each `ping` of silence.
+pub(crate) fn sse(messages: BoxStream<'static, Out>, ping: Period) -> Response {
+    let events = with_pings(messages, ping.into()).map(|out| Ok::<_, Infallible>(out.to_event()));
     let headers = [("x-accel-buffering", "no"), ("cache-control", "no-cache")];
     (headers, Sse::new(events)).into_response()
 }
 
 /// Answers with a WebSocket if the client asks for one, with server-sent events otherwise.
-pub(crate) fn answer(upgrade: Upgrade, messages: BoxStream<'static, Out>) -> Response {
+pub(crate) fn answer(
+    upgrade: Upgrade,
+    messages: BoxStream<'static, Out>,
+    ping: Period,
+) -> Response {
     match upgrade {
-        Ok(upgrade) => upgrade.on_upgrade(move |socket| talk(socket, messages)),
-        Err(_) => sse(messages),
+        Ok(upgrade) => upgrade.on_upgrade(move |socket| talk(socket, messages, ping)),
+        Err(_) => sse(messages, ping),
     }
 }
 
 /// Sends until the stream ends or the client leaves.
-async fn talk(mut socket: WebSocket, messages: BoxStream<'static, Out>) {
-    let mut messages = Box::pin(with_pings(messages));
+async fn talk(mut socket: WebSocket, messages: BoxStream<'static, Out>, ping: Period) {
+    let mut messages = Box::pin(with_pings(messages, ping.into()));
     loop {
         let message = tokio::select! {
             out = messages.next() => match out {

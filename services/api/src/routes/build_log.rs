@@ -25,6 +25,7 @@ use crate::error::ApiError;
 use crate::extract::{Json, Path, Query};
 use crate::live::answer::{Feed, Out, Upgrade, answer, stream_of};
 use crate::routes::{build, workspace, workspace_view};
+use crate::stream_limit::{Holder, Place};
 
 /// How often the stored lines are looked at while nothing is told: notices may be lost.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -66,7 +67,7 @@ async fn of_build(
     upgrade: Upgrade,
 ) -> Result<Response, ApiError> {
     let build = build::find(&app, &caller, id, Action::Read).await?;
-    of_job(app, build.job.id, &query, upgrade).await
+    of_job(app, &caller, build.job.id, (&query, upgrade)).await
 }
 
 async fn of_import(
@@ -84,24 +85,26 @@ async fn of_import(
     let template =
         Resource::new(ResourceKind::Template).in_organization(import.organization_id).with_acl(acl);
     caller.authorize(Action::Read, &template)?;
-    of_job(app, import.job_id, &query, upgrade).await
+    of_job(app, &caller, import.job_id, (&query, upgrade)).await
 }
 
 async fn of_job(
     app: App,
+    caller: &Caller,
     job: JobId,
-    query: &LogQuery,
-    upgrade: Upgrade,
+    (query, upgrade): (&LogQuery, Upgrade),
 ) -> Result<Response, ApiError> {
     if !query.follows() {
         let lines = build_read::list_logs(app.db(), job, query.after, MOST).await?;
         return Ok(Json(lines.iter().map(line_json).collect::<Vec<_>>()).into_response());
     }
+    let place = app.streams.take(Holder::User(caller.id()))?;
     // Subscribed before the stored lines are read: a line is in one of the two.
     let notices = notices(&app, job).await;
-    let stop = app.live.stop.clone();
-    let follow = JobFollow { app, job, after: query.after, notices, lines: VecDeque::new() };
-    Ok(answer(upgrade, stream_of(follow, stop)))
+    let (stop, ping) = (app.live.stop.clone(), app.config.streams.ping);
+    let lines = VecDeque::new();
+    let follow = JobFollow { app, job, after: query.after, notices, lines, _place: place };
+    Ok(answer(upgrade, stream_of(follow, stop), ping))
 }
 
 async fn notices(app: &App, job: JobId) -> Option<BoxStream<'static, Delivery>> {
@@ -123,6 +126,7 @@ struct JobFollow {
     after: i64,
     notices: Option<BoxStream<'static, Delivery>>,
     lines: VecDeque<LogLine>,
+    _place: Place,
 }
 
 impl JobFollow {
@@ -216,9 +220,10 @@ async fn of_agent(
         let lines = agent_log::list(app.db(), id, query.after, MOST).await?;
         return Ok(Json(lines.iter().map(agent_line_json).collect::<Vec<_>>()).into_response());
     }
-    let stop = app.live.stop.clone();
-    let follow = AgentFollow { app, agent: id, after: query.after, begun: false };
-    Ok(answer(upgrade, stream_of(follow, stop)))
+    let place = app.streams.take(Holder::User(caller.id()))?;
+    let (stop, ping) = (app.live.stop.clone(), app.config.streams.ping);
+    let follow = AgentFollow { app, agent: id, after: query.after, begun: false, _place: place };
+    Ok(answer(upgrade, stream_of(follow, stop), ping))
 }
 
 /// Gives the lines of an agent in batches, for as long as the client listens.
@@ -227,6 +232,7 @@ struct AgentFollow {
     agent: AgentId,
     after: i64,
     begun: bool,
+    _place: Place,
 }
 
 impl Feed for AgentFollow {

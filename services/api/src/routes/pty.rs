@@ -13,20 +13,24 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
+use berth_db::DbError;
 use berth_db::agent::terminal::{self, Place};
 use berth_domain::authz::{Action, Resource, ResourceKind};
-use berth_domain::id::AgentId;
+use berth_domain::id::{AgentId, UserId};
 use berth_domain::terminal::{MAX_COMMAND, MAX_SIDE, Open, Size};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use serde::Deserialize;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::app::App;
+use crate::audit::{self, Change};
 use crate::auth::Caller;
 use crate::edge::Origin;
 use crate::error::{ApiError, Validation};
 use crate::extract::{Path, Query};
 use crate::live::answer::Upgrade;
+use crate::stream_limit::Holder;
 
 /// Says at which byte of the shell's output the answer begins.
 const OFFSET: HeaderName = HeaderName::from_static("berth-terminal-offset");
@@ -144,11 +148,18 @@ async fn open(
             None,
         ));
     }
+    let stream = app.streams.take(Holder::User(caller.id()))?;
     let upgrade = upgrade.map_err(|_| {
         ApiError::invalid("A terminal is a WebSocket; ask for one (Upgrade: websocket).")
     })?;
     let (user, workspace) = (caller.id(), place.workspace_id);
-    let begun = attachment::Attachment::begin(app, caller, agent, place, wanted).await?;
+    let opened = line_of(agent, &place, wanted.reconnect);
+    let begun = attachment::Attachment::begin(app.clone(), caller, agent, place, wanted).await?;
+    // Nobody types where it is not written down who does.
+    if let Err(error) = write_down(&app, user, &origin, opened).await {
+        begun.give_up().await;
+        return Err(error.into());
+    }
     let (attachment, offset) = (begun.id(), begun.offset());
     tracing::info!(
         user.id = %user,
@@ -165,10 +176,31 @@ async fn open(
         .write_buffer_size(0)
         .on_upgrade(move |socket| async move {
             let why = begun.talk(socket).await;
+            drop(stream);
             tracing::info!(user.id = %user, attachment.id = %attachment, why, "terminal closed");
         });
     response.headers_mut().insert(OFFSET, HeaderValue::from(offset));
     Ok(response)
+}
+
+/// The audit log's line of an opened terminal.
+fn line_of(agent: AgentId, place: &Place, shell: Uuid) -> Change {
+    let fields = json!({ "workspace_id": place.workspace_id, "reconnect": shell });
+    Change::new("connect", "workspace_agent", agent.0)
+        .of(format!("{}/{}", place.workspace_name, place.agent_name))
+        .within(place.organization_id)
+        .with_diff(audit::diff(&Value::Null, &fields))
+}
+
+async fn write_down(
+    app: &App,
+    user: UserId,
+    origin: &Origin,
+    opened: Change,
+) -> Result<(), DbError> {
+    let mut work = app.begin().await?;
+    audit::record(&mut work, user, origin, opened).await?;
+    work.commit().await
 }
 
 /// Refuses pages of other sites: browsers send cookies with WebSockets whatever page asks.

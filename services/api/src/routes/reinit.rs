@@ -1,5 +1,8 @@
 //! Tells agents that their prebuild was claimed: once per claim, whatever restarts in between.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use axum::Router;
@@ -17,9 +20,7 @@ use crate::app::App;
 use crate::auth::AgentCaller;
 use crate::error::ApiError;
 use crate::live::answer::{Feed, Out, sse, stream_of};
-
-/// How often the stored state is looked at while nothing is told: notices may be lost.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+use crate::stream_limit::{Holder, Place};
 
 /// Routes of reinitialisation.
 pub(crate) fn routes() -> Router<App> {
@@ -75,14 +76,16 @@ async fn look(app: &App, workspace: WorkspaceId) -> Result<ReinitAnswer, ApiErro
 async fn reinit(State(app): State<App>, caller: AgentCaller) -> Result<Response, ApiError> {
     let workspace = caller.agent.workspace_id;
     let claims = app.live.claims();
-    let waiting = match look(&app, workspace).await? {
+    let step = match look(&app, workspace).await? {
         ReinitAnswer::Terminal(why) => return Err(ApiError::conflict(why, None)),
-        ReinitAnswer::Reinitialize(owner) => {
-            Waiting { app: app.clone(), workspace, claims, step: Step::Tell(owner) }
-        }
-        ReinitAnswer::Wait => Waiting { app: app.clone(), workspace, claims, step: Step::Listen },
+        ReinitAnswer::Reinitialize(owner) => Step::Tell(owner),
+        ReinitAnswer::Wait => Step::Listen,
     };
-    Ok(sse(stream_of(waiting, app.live.stop.clone())).into_response())
+    // Whoever asks in vain needs no place: an agent that is told to stop has to hear it.
+    let place = app.streams.take(Holder::Agent(caller.agent.id))?;
+    let (stop, ping) = (app.live.stop.clone(), app.config.streams.ping);
+    let waiting = Waiting { app, workspace, claims, step, _place: place };
+    Ok(sse(stream_of(waiting, stop), ping).into_response())
 }
 
 enum Step {
@@ -96,6 +99,7 @@ struct Waiting {
     workspace: WorkspaceId,
     claims: Receiver<WorkspaceId>,
     step: Step,
+    _place: Place,
 }
 
 impl Waiting {
@@ -113,7 +117,8 @@ impl Waiting {
             }
         };
         // Time being up is the other way to have waited long enough.
-        let _ = tokio::time::timeout(LOOK_EVERY, heard).await;
+        let look = Duration::from(self.app.config.streams.look);
+        let _ = tokio::time::timeout(look, heard).await;
     }
 }
 
@@ -145,78 +150,5 @@ impl Feed for Waiting {
                 Err(error) => tracing::debug!(error = %error, "reinit looks again"),
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use berth_db::agent::ClaimBuild;
-    use uuid::Uuid;
-
-    use super::*;
-
-    const OWNER: UserId = UserId(Uuid::from_u128(7));
-
-    fn prebuild() -> ClaimState {
-        ClaimState {
-            owner_id: PREBUILDS_USER,
-            is_prebuild: true,
-            first_initiator: Some(PREBUILDS_USER),
-            latest_number: 1,
-            claim: None,
-        }
-    }
-
-    fn claimed(status: JobStatus) -> ClaimState {
-        ClaimState {
-            owner_id: OWNER,
-            is_prebuild: false,
-            latest_number: 2,
-            claim: Some(ClaimBuild { number: 2, status, error: "quota".to_owned() }),
-            ..prebuild()
-        }
-    }
-
-    #[test]
-    fn a_prebuild_waits() {
-        assert_eq!(decide(&prebuild()), ReinitAnswer::Wait);
-    }
-
-    #[test]
-    fn a_workspace_that_never_was_a_prebuild_stops_asking() {
-        let ordinary = ClaimState {
-            owner_id: OWNER,
-            is_prebuild: false,
-            first_initiator: Some(OWNER),
-            ..prebuild()
-        };
-        assert!(matches!(decide(&ordinary), ReinitAnswer::Terminal(_)));
-    }
-
-    #[test]
-    fn a_claim_build_that_succeeded_is_told_once() {
-        assert_eq!(decide(&claimed(JobStatus::Succeeded)), ReinitAnswer::Reinitialize(OWNER));
-    }
-
-    #[test]
-    fn a_claim_build_that_failed_is_terminal_with_its_error() {
-        for status in [JobStatus::Failed, JobStatus::Canceled] {
-            let ReinitAnswer::Terminal(why) = decide(&claimed(status)) else { panic!("{status}") };
-            assert!(why.contains("quota"), "{why}");
-        }
-    }
-
-    #[test]
-    fn a_claim_build_on_its_way_waits() {
-        for status in [JobStatus::Pending, JobStatus::Running, JobStatus::Canceling] {
-            assert_eq!(decide(&claimed(status)), ReinitAnswer::Wait);
-        }
-    }
-
-    #[test]
-    fn a_later_build_means_that_the_claim_was_handled() {
-        let later = ClaimState { latest_number: 3, ..claimed(JobStatus::Succeeded) };
-        let ReinitAnswer::Terminal(why) = decide(&later) else { panic!() };
-        assert!(why.contains("already handled"), "{why}");
     }
 }

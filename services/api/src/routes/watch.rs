@@ -20,12 +20,13 @@ use crate::auth::Caller;
 use crate::config::Experiment;
 use crate::error::ApiError;
 use crate::extract::{Path, Query};
-use crate::live::answer::{PING_EVERY, Source, Upgrade, answer_from};
+use crate::live::answer::{Source, Upgrade, answer_from};
 use crate::live::encoded::Encoded;
 use crate::live::event_id::EventId;
 use crate::live::session::Kept;
 use crate::live::workspace::{LOOK_EVERY, Watched};
 use crate::routes::workspace as workspace_routes;
+use crate::stream_limit::{Holder, Place};
 
 mod all;
 #[cfg(test)]
@@ -46,6 +47,7 @@ pub(crate) fn routes() -> Router<App> {
 
 async fn watched(app: &App, caller: &Caller, id: WorkspaceId) -> Result<One, ApiError> {
     workspace_routes::find(app, caller, id, Action::Read).await?;
+    let place = app.streams.take(Holder::User(caller.id()))?;
     let watched = app.live.workspaces.watch(id);
     Ok(One {
         app: app.clone(),
@@ -54,6 +56,7 @@ async fn watched(app: &App, caller: &Caller, id: WorkspaceId) -> Result<One, Api
         watched,
         revision: None,
         is_over: false,
+        _place: place,
     })
 }
 
@@ -85,6 +88,7 @@ struct One {
     /// What was told last.
     revision: Option<i64>,
     is_over: bool,
+    _place: Place,
 }
 
 impl One {
@@ -107,7 +111,7 @@ impl One {
 
 impl Source for One {
     async fn next(&mut self) -> Option<Vec<Encoded>> {
-        let ping = Instant::now() + PING_EVERY;
+        let ping = Instant::now() + Duration::from(self.app.config.streams.ping);
         while !self.is_over {
             // Before the look: what is told meanwhile may be of something later.
             self.notices.borrow_and_update();
@@ -167,7 +171,8 @@ pub(crate) async fn all(
         .filter(|it| !it.is_empty())
         .map(|it| EventId::from_str(&it).map_err(|why| ApiError::field("last_event_id", why)))
         .transpose()?;
+    let place = app.streams.take(Holder::User(caller.id()))?;
     let stop = app.live.stop.clone();
-    let all = All::new(app, &caller, after);
+    let all = All::new(app, &caller, after, place);
     Ok(answer_from(upgrade.ok(), all, stop))
 }

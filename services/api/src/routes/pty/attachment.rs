@@ -22,6 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::ApiError;
+use crate::metrics::OpenTerminal;
 use crate::routes::pty::allowed_place;
 use crate::routes::pty::wire::{Frames, Wire};
 
@@ -110,7 +111,7 @@ pub(super) struct Attachment {
     wire: Wire,
     frames: Frames,
     offset: u64,
-    _turn: OwnedSemaphorePermit,
+    held: (OwnedSemaphorePermit, OpenTerminal),
 }
 
 impl Attachment {
@@ -132,7 +133,8 @@ impl Attachment {
         let id = AttachmentId(app.backbone.ids.secret());
         let wire = Wire::new(app.backbone.bus.clone(), agent, id);
         let (frames, offset) = wire.open(wanted, &place.agent_name).await?;
-        Ok(Self { app, caller, agent, place, wire, frames, offset, _turn: turn })
+        let held = (turn, app.metrics.terminal_opened());
+        Ok(Self { app, caller, agent, place, wire, frames, offset, held })
     }
 
     pub(super) fn id(&self) -> AttachmentId {
@@ -146,7 +148,7 @@ impl Attachment {
 
     /// Passes on what is typed and shown until one side has enough. Answers with why.
     pub(super) async fn talk(self, socket: WebSocket) -> &'static str {
-        let Self { app, caller, agent, place, wire, mut frames, offset, _turn } = self;
+        let Self { app, caller, agent, place, wire, mut frames, offset, held } = self;
         let known = Known {
             begun: Instant::now(),
             heard: AtomicU64::new(0),
@@ -170,7 +172,14 @@ impl Attachment {
         let close = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
         // The person may be gone.
         let _ = timeout(LAST_WORD, sink.send(close)).await;
+        drop(held);
         why
+    }
+
+    /// Lets the agent's shell go before anything was typed or shown.
+    pub(super) async fn give_up(self) {
+        // Lost with NATS, the agent misses our pings.
+        let _ = self.wire.send(&Request::Close).await;
     }
 }
 

@@ -24,6 +24,7 @@ use crate::app::App;
 use crate::auth::AgentCaller;
 use crate::error::ApiError;
 use crate::live::answer::Upgrade;
+use crate::stream_limit::Holder;
 
 /// How long NATS may take.
 const SUBSCRIBE: Duration = Duration::from_secs(5);
@@ -45,6 +46,7 @@ pub(super) async fn serve(
 ) -> Result<Response, ApiError> {
     let upgrade = upgrade.map_err(|_| ApiError::invalid("This is a WebSocket; ask for one."))?;
     let agent = caller.agent.id;
+    let place = app.streams.take(Holder::Agent(agent))?;
     let bus = app.backbone.bus.clone();
     // Before the answer, so that an agent that is connected can be reached.
     let subscribed = timeout(SUBSCRIBE, bus.frames(bus.subjects().terminals_in(agent))).await;
@@ -56,7 +58,10 @@ pub(super) async fn serve(
         .max_message_size(MAX_FRAME)
         .max_frame_size(MAX_FRAME)
         .write_buffer_size(0)
-        .on_upgrade(move |socket| line.talk(app, socket, frames)))
+        .on_upgrade(async move |socket| {
+            line.talk(app, socket, frames).await;
+            drop(place);
+        }))
 }
 
 /// How much the agent may send to an attachment.

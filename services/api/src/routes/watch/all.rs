@@ -13,12 +13,13 @@ use tokio::time::Instant;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::live::Live;
-use crate::live::answer::{PING_EVERY, Source};
+use crate::live::answer::Source;
 use crate::live::encoded::{Encoded, Update};
 use crate::live::event_id::EventId;
 use crate::live::hub::{NotYet, Watcher};
 use crate::live::session::{Kept, Standing};
 use crate::live::sight::Sight;
+use crate::stream_limit;
 
 /// How long somebody who begins waits for the stream to be reached, so as to know where he begins.
 const REACH: Duration = Duration::from_secs(2);
@@ -36,6 +37,8 @@ pub(super) struct All {
     kept: Kept,
     sight: Arc<Sight>,
     place: Place,
+    ping: Duration,
+    _held: stream_limit::Place,
 }
 
 enum Place {
@@ -61,7 +64,12 @@ enum Turn {
 
 impl All {
     /// Goes on after `after`, or begins now.
-    pub(super) fn new(app: App, caller: &Caller, after: Option<EventId>) -> Self {
+    pub(super) fn new(
+        app: App,
+        caller: &Caller,
+        after: Option<EventId>,
+        held: stream_limit::Place,
+    ) -> Self {
         let kept = app.live.sessions.keep(caller);
         Self {
             kept,
@@ -71,7 +79,9 @@ impl All {
                 None => Place::New,
             },
             bus: app.backbone.bus.clone(),
+            ping: app.config.streams.ping.into(),
             live: app.live,
+            _held: held,
         }
     }
 
@@ -92,7 +102,7 @@ impl All {
     }
 
     async fn turn(&mut self, ping: Instant) -> Turn {
-        let Self { live, bus, kept, sight, place } = self;
+        let Self { live, bus, kept, sight, place, .. } = self;
         // What is rare is large, and boxed so that a watcher who waits is small.
         let step = async {
             match place {
@@ -120,7 +130,7 @@ impl All {
 
 impl Source for All {
     async fn next(&mut self) -> Option<Vec<Encoded>> {
-        let ping = Instant::now() + PING_EVERY;
+        let ping = Instant::now() + self.ping;
         loop {
             if matches!(self.place, Place::Over) {
                 return None;
