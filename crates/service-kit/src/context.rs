@@ -1,13 +1,14 @@
 //! What a service gets to work with.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::announce::{AnnounceError, Announcement};
-use crate::{Health, Latch, TaskOutcome, Tasks};
+use crate::{HasProcess, Health, Latch, TaskOutcome, Tasks};
 
 /// What a service gets to work with. Clones share everything but the configuration.
 #[derive(Debug, Clone)]
@@ -28,6 +29,33 @@ pub struct Context<C> {
     pub(crate) startup: Latch,
     pub(crate) grace: Duration,
     pub(crate) hurry: CancellationToken,
+}
+
+impl<C: HasProcess> Context<C> {
+    /// A context without a process around it: no logs, no admin port, no signals. It ends when
+    /// `shutdown` is cancelled. For tests that run several services as libraries, each killed by
+    /// dropping its runtime.
+    #[must_use]
+    pub fn embedded(
+        name: &'static str,
+        config: C,
+        shutdown: CancellationToken,
+        announce_file: Option<PathBuf>,
+    ) -> Self {
+        let health = Health::default();
+        Self {
+            name,
+            startup: health.latch("startup"),
+            health,
+            metrics: Registry::new(),
+            tasks: Tasks::new(shutdown.clone()),
+            announcement: Announcement::new(name, announce_file),
+            grace: config.process().grace.as_duration(),
+            hurry: CancellationToken::new(),
+            config,
+            shutdown,
+        }
+    }
 }
 
 impl<C> Context<C> {

@@ -83,9 +83,9 @@ async fn reinit(State(app): State<App>, caller: AgentCaller) -> Result<Response,
     };
     // Whoever asks in vain needs no place: an agent that is told to stop has to hear it.
     let place = app.streams.take(Holder::Agent(caller.agent.id))?;
-    let (stop, ping) = (app.live.stop.clone(), app.config.streams.ping);
+    let (ends, ping) = (app.live.stop.clone(), app.config.streams.ping);
     let waiting = Waiting { app, workspace, claims, step, _place: place };
-    Ok(sse(stream_of(waiting, stop), ping).into_response())
+    Ok(sse(stream_of(waiting, ends), ping).into_response())
 }
 
 enum Step {
