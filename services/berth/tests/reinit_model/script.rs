@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::daemon::Daemon;
 use crate::process::RETRY_MAX;
@@ -88,11 +89,12 @@ struct Script<'a> {
 
 /// Plays the script of a seed. Panics where an agent does what it must not, or not what it must.
 pub(crate) async fn play(world: &mut World, daemon: &mut Daemon, seed: u64) -> Tally {
+    let mut chance = StdRng::seed_from_u64(seed);
     let mut slots = Vec::new();
     for number in 0..SLOTS {
-        slots.push(Slot::new(world, number).await);
+        let ids = [id(&mut chance), id(&mut chance)];
+        slots.push(Slot::new(world, number, ids).await);
     }
-    let chance = StdRng::seed_from_u64(seed);
     let mut script = Script { world, daemon, slots, chance, done: Vec::new() };
     let told = Told(seed);
     for slot in 0..SLOTS {
@@ -114,6 +116,10 @@ pub(crate) async fn play(world: &mut World, daemon: &mut Daemon, seed: u64) -> T
         tally.stopped_asking += usize::from(life.process.seen.stopped_asking());
     }
     tally
+}
+
+fn id(chance: &mut StdRng) -> String {
+    Uuid::from_u128(chance.random()).to_string()
 }
 
 /// Says which seed failed.
@@ -260,7 +266,7 @@ impl Script<'_> {
                 let made = match row[0].as_str() {
                     "stop" => None,
                     // Stopped, it starts as another one.
-                    _ => Some(it.token.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string())),
+                    _ => Some(it.token.clone().unwrap_or_else(|| id(&mut self.chance))),
                 };
                 self.daemon.complete(&job, made.as_deref()).await;
                 let kept = format!(

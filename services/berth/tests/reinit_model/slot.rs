@@ -1,7 +1,6 @@
 //! One workspace of a script: what is stored of it, and its agent's processes.
 
 use berth_proto::v1;
-use uuid::Uuid;
 
 use crate::daemon::SCRIPT;
 use crate::process::Process;
@@ -45,8 +44,8 @@ pub(crate) struct Slot {
 
 impl Slot {
     /// A prebuild whose agent has not come up yet. Those of earlier scripts are out of the way.
-    pub(crate) async fn new(world: &World, number: usize) -> Self {
-        let (workspace, token) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
+    pub(crate) async fn new(world: &World, number: usize, ids: [String; 2]) -> Self {
+        let [workspace, token] = ids;
         let (id, preset) = (&workspace, preset(number));
         let sql = format!(
             "begin;

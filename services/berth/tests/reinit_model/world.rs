@@ -1,6 +1,7 @@
 //! Two replicas of the API and a broker as libraries, each in a runtime of its own that can be
 //! killed, over a Postgres and a NATS that can be stopped.
 
+use std::fmt::Write as _;
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -248,14 +249,16 @@ fn rows() -> String {
     );
     for slot in 0..SLOTS {
         let preset = preset(slot);
-        sql += &format!(
+        write!(
+            sql,
             "
             insert into template_version_presets (id, template_version_id, name, desired_instances,
                     created_at)
                 values ('{preset}', '{IT}', 'slot-{slot}', 1, now());
             insert into prebuild_pools (preset_id, template_version_id, template_id, organization_id)
                 values ('{preset}', '{IT}', '{IT}', '{IT}');"
-        );
+        )
+        .unwrap();
     }
     sql + "commit;"
 }
