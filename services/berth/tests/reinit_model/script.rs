@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::daemon::Daemon;
@@ -224,15 +224,34 @@ impl Script<'_> {
         }
         let app = self.world.app().await;
         let body = json!({
-            "name": format!("w-{}", &it.workspace[..23]),
+            "name": format!("w{}-{}", self.done.len(), &it.workspace[..23]),
             "template_id": crate::world::IT,
             "template_version_preset_id": preset(slot),
         });
         let path = "/organizations/acme/members/me/workspaces";
         let made = app.post(&self.world.owner, path, body).await.ok();
+        if made["prebuild_claim"]["outcome"] == "miss" {
+            self.forget(&made).await;
+            return false;
+        }
         assert_eq!(made["id"], it.workspace.as_str(), "{made:#}");
         self.slots[slot].is_claimed = true;
         true
+    }
+
+    /// Its agent was just reporting, and a claim waits for nobody: there is an ordinary workspace,
+    /// which is none of the script's.
+    async fn forget(&self, made: &Value) {
+        assert_eq!(made["prebuild_claim"]["reason"], "all_locked", "{made:#}");
+        let (id, job) = (&made["id"], &made["latest_build"]["job"]["id"]);
+        let sql = format!(
+            "update workspaces set deleted = true where id = '{}';
+             update provisioner_jobs set canceled_at = now(), completed_at = now()
+             where id = '{}'",
+            id.as_str().unwrap(),
+            job.as_str().unwrap()
+        );
+        self.world.rows(&sql).await;
     }
 
     async fn acquire(&mut self) -> bool {
