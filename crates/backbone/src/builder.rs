@@ -99,14 +99,15 @@ pub fn announce(work: &mut Work, new: &NewBuild, build: &QueuedBuild) {
         job_status: JobStatus::Pending,
         revision: build.revision,
     }));
-    post(work, build.organization_id, build.provisioner);
+    post(work, build.organization_id, build.provisioner, 1);
 }
 
-/// Tells the brokers that a job is there.
+/// Tells the brokers that so many jobs are there.
 pub fn post(
     work: &mut Work,
     organization_id: berth_domain::id::OrganizationId,
     provisioner: ProvisionerType,
+    count: u32,
 ) {
-    work.emit(Event::JobPosted(JobPosted { organization_id, provisioner, count: 1 }));
+    work.emit(Event::JobPosted(JobPosted { organization_id, provisioner, count }));
 }

@@ -90,16 +90,16 @@ pub async fn queue(db: impl Executor<'_>, new: &NewBuild) -> Result<Option<Queue
             returning w.id, w.name, w.owner_id, w.organization_id, w.template_id, w.revision,
                       w.latest_build_number
         ), version as (
-            select v.id, v.provisioner, j.file_id, j.tags
+            select v.id, v.provisioner, j.file_id, j.tags, j.tag_set_id
             from template_versions v join provisioner_jobs j on j.id = v.job_id
             where v.id = $6
         ), job as (
             insert into provisioner_jobs (
                 id, organization_id, initiator_id, kind, provisioner, class, file_id, input, tags,
-                trace_metadata, created_at, updated_at
+                tag_set_id, trace_metadata, created_at, updated_at
             )
             select $3, w.organization_id, $7, 'workspace_build', v.provisioner, $8, v.file_id,
-                   jsonb_build_object('workspace_build_id', $1::uuid), v.tags, $9, $4, $4
+                   jsonb_build_object('workspace_build_id', $1::uuid), v.tags, v.tag_set_id, $9, $4, $4
             from workspace w, version v
         ), build as (
             insert into workspace_builds (

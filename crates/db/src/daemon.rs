@@ -75,7 +75,7 @@ pub async fn upsert(db: impl Executor<'_>, new: &NewDaemon<'_>) -> Result<Daemon
         set key_id = excluded.key_id, version = excluded.version,
             api_version = excluded.api_version, provisioners = excluded.provisioners,
             tags = excluded.tags, capacity = excluded.capacity,
-            last_seen_at = excluded.last_seen_at, disconnected_at = null
+            last_seen_at = excluded.last_seen_at, disconnected_at = null, silent_at = null
         returning id",
         new.id.0,
         new.organization_id.0,
@@ -143,7 +143,7 @@ pub async fn mark_seen(
 ) -> Result<bool, DbError> {
     let done = sqlx::query!(
         "
-        update provisioner_daemons set last_seen_at = $3
+        update provisioner_daemons set last_seen_at = $3, silent_at = null
         where id = $1 and last_seen_at = $2 and disconnected_at is null",
         id.0,
         at(seen),
@@ -152,6 +152,27 @@ pub async fn mark_seen(
     .execute(db)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Says that a registered daemon is not heard of: it counts for no capacity until it is seen.
+#[tracing::instrument(name = "db.daemon.mark_silent", level = "debug", skip_all, fields(daemon.id = %id), err)]
+pub async fn mark_silent(
+    db: impl Executor<'_>,
+    id: DaemonId,
+    seen: Timestamp,
+    now: Timestamp,
+) -> Result<(), DbError> {
+    sqlx::query!(
+        "
+        update provisioner_daemons set silent_at = $3
+        where id = $1 and last_seen_at = $2 and disconnected_at is null",
+        id.0,
+        at(seen),
+        at(now)
+    )
+    .execute(db)
+    .await?;
+    Ok(())
 }
 
 /// Says that a daemon left, unless it registered anew since `seen`.

@@ -1,9 +1,11 @@
 //! The job queue: taking jobs, holding them, ending them. A job that ended never changes again:
 //! every statement that changes one says so in its condition.
 
+mod acquire;
 mod input;
 mod reap;
 
+pub use acquire::{AGEING_SECONDS, Filter, Held, Taken, acquire, release};
 pub use input::{
     BuildInput, BuildOwner, Variable, find_build_input, list_variables, put_owner_key,
 };
@@ -14,12 +16,8 @@ use berth_domain::build::Tags;
 use berth_domain::id::{DaemonId, FileId, JobId, LeaseToken, OrganizationId, UserId};
 use berth_domain::state::{JobErrorCode, JobKind, JobStatus, ProvisionerType};
 use jiff::Timestamp;
-use uuid::Uuid;
 
 use crate::{DbError, Executor, at};
-
-/// A job that waits longer than this moves up one class, in seconds.
-const AGEING_SECONDS: f64 = 15.0 * 60.0;
 
 /// A job to be queued that is no workspace build (those are queued by `build::queue`).
 #[derive(Debug, Clone)]
@@ -46,42 +44,6 @@ pub struct NewJob {
     pub trace: serde_json::Value,
     /// When.
     pub now: Timestamp,
-}
-
-/// Which jobs a daemon can run.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Filter {
-    /// Of this organization.
-    pub organization_id: OrganizationId,
-    /// For one of these tools, sorted.
-    pub provisioners: Vec<String>,
-    /// With tags among these.
-    pub tags: Tags,
-}
-
-/// A job that was taken.
-#[derive(Debug, Clone)]
-pub struct Held {
-    /// The job.
-    pub id: JobId,
-    /// This holding of it.
-    pub lease: LeaseToken,
-    /// Who holds it.
-    pub worker: DaemonId,
-    /// Whose it is.
-    pub organization_id: OrganizationId,
-    /// What for.
-    pub kind: JobKind,
-    /// The tool it needs.
-    pub provisioner: ProvisionerType,
-    /// The template's archive.
-    pub file_id: FileId,
-    /// What to do: see [`NewJob::input`].
-    pub input: serde_json::Value,
-    /// W3C trace context of whoever queued it.
-    pub trace: serde_json::Value,
-    /// Seconds it waited.
-    pub waited_seconds: f64,
 }
 
 /// What a report is checked against, read under the job's row lock.
@@ -151,92 +113,6 @@ pub async fn insert(db: impl Executor<'_>, new: &NewJob) -> Result<(), DbError> 
     .execute(db)
     .await?;
     Ok(())
-}
-
-/// Takes as many jobs as there are holders, in queue order, each for one holder. Rows that another
-/// replica is taking are skipped, never waited for. The lease begins at Postgres' `now()`.
-#[tracing::instrument(name = "db.job.acquire", level = "debug", skip_all, fields(holders = holders.len()), err)]
-pub async fn acquire(
-    db: impl Executor<'_>,
-    filter: &Filter,
-    holders: &[(DaemonId, LeaseToken)],
-    lease_seconds: f64,
-) -> Result<Vec<Held>, DbError> {
-    let workers: Vec<Uuid> = holders.iter().map(|(worker, _)| worker.0).collect();
-    let leases: Vec<Uuid> = holders.iter().map(|(_, lease)| lease.0).collect();
-    let rows = sqlx::query!(
-        r#"
-        with picked as (
-            select j.id
-            from provisioner_jobs j
-            where j.started_at is null and j.canceled_at is null and j.completed_at is null
-              and j.organization_id = $1 and j.provisioner = any($2)
-              and j.tags <@ $3::jsonb
-              and (j.tags <> '{"scope": "organization", "owner": ""}'::jsonb or j.tags = $3::jsonb)
-            order by
-                j.class - (j.created_at < now() - $7::double precision * interval '1 second')::int,
-                j.created_at, j.id
-            limit cardinality($4::uuid[])
-            for update skip locked
-        ), numbered as (
-            select id, row_number() over () as place from picked
-        ), holder as (
-            select * from unnest($4::uuid[], $5::uuid[]) with ordinality as h (worker, lease, place)
-        )
-        update provisioner_jobs j
-        set started_at = now(), updated_at = now(), worker_id = h.worker, lease_token = h.lease,
-            lease_expires_at = now() + $6::double precision * interval '1 second',
-            attempts = j.attempts + 1
-        from numbered n join holder h on h.place = n.place
-        where j.id = n.id
-        returning j.id, h.lease as "lease!", h.worker as "worker!", j.organization_id, j.kind,
-                  j.provisioner, j.file_id, j.input, j.trace_metadata,
-                  extract(epoch from now() - j.created_at)::double precision as "waited!""#,
-        filter.organization_id.0,
-        &filter.provisioners,
-        serde_json::json!(filter.tags),
-        &workers,
-        &leases,
-        lease_seconds,
-        AGEING_SECONDS
-    )
-    .fetch_all(db)
-    .await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(Held {
-                id: JobId(row.id),
-                lease: LeaseToken(row.lease),
-                worker: DaemonId(row.worker),
-                organization_id: OrganizationId(row.organization_id),
-                kind: row.kind.parse()?,
-                provisioner: row.provisioner.parse()?,
-                file_id: FileId(row.file_id),
-                input: row.input,
-                trace: row.trace_metadata,
-                waited_seconds: row.waited,
-            })
-        })
-        .collect()
-}
-
-/// Puts a job back that was taken for a caller who is gone. `false`: it is held by another already,
-/// or ended.
-#[tracing::instrument(name = "db.job.release", skip_all, fields(job.id = %id), err)]
-pub async fn release(db: impl Executor<'_>, id: JobId, lease: LeaseToken) -> Result<bool, DbError> {
-    let done = sqlx::query!(
-        "
-        update provisioner_jobs
-        set started_at = null, worker_id = null, lease_token = null, lease_expires_at = null,
-            attempts = attempts - 1, updated_at = now()
-        where id = $1 and lease_token = $2 and completed_at is null and canceled_at is null
-          and not apply_started",
-        id.0,
-        lease.0
-    )
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected() == 1)
 }
 
 /// A job, its row locked until the transaction ends.

@@ -43,7 +43,7 @@ pub struct JobView {
     pub worker_id: Option<DaemonId>,
     /// That daemon's name; empty without one.
     pub worker_name: String,
-    /// Its place among the pending jobs of its queue, from 1; 0 once it is taken.
+    /// Its place among the jobs that wait for the same daemons, from 1; 0 once it is taken.
     pub queue_position: i64,
     /// How many are pending there; 0 once it is taken.
     pub queue_size: i64,
@@ -68,9 +68,9 @@ pub struct JobView {
 /// Which jobs.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// These; `None`: any.
+    /// These; `None`: those of the organization.
     pub ids: Option<Vec<Uuid>>,
-    /// Of this organization; `None`: of any.
+    /// Of this organization; `None`, beside `ids` only: of any.
     pub organization: Option<OrganizationId>,
     /// In one of these states; `None`: in any.
     pub statuses: Option<Vec<JobStatus>>,
@@ -95,44 +95,65 @@ impl Filter {
 pub async fn list(db: impl Executor<'_>, filter: &Filter) -> Result<Vec<JobView>, DbError> {
     let statuses: Option<Vec<String>> =
         filter.statuses.as_ref().map(|all| all.iter().map(ToString::to_string).collect());
+    let is_open_only =
+        filter.statuses.as_ref().is_some_and(|all| !all.iter().any(|it| it.is_terminal()));
     let rows = sqlx::query_as!(
         Row,
         r#"
+        with found as (
+            -- One of three, each with an index of its own: by id, by organization, and what is open
+            -- in an organization, where history is not looked at.
+            select id, organization_id, status, created_at
+            from provisioner_jobs where $1::uuid[] is not null and id = any($1)
+            union all
+            (
+                select id, organization_id, status, created_at from provisioner_jobs
+                where $1::uuid[] is null and not $5 and organization_id = $2
+                  and ($3::text[] is null or status = any($3))
+                order by organization_id, created_at desc
+                limit $4
+            )
+            union all
+            select id, organization_id, status, created_at from provisioner_jobs
+            where $1::uuid[] is null and $5 and organization_id = $2
+              and started_at is null and canceled_at is null and completed_at is null
+            union all
+            select id, organization_id, status, created_at from provisioner_jobs
+            where $1::uuid[] is null and $5 and organization_id = $2
+              and started_at is not null and completed_at is null
+        ), listed as materialized (
+            select id, status from found
+            where ($2::uuid is null or organization_id = $2)
+              and ($3::text[] is null or status = any($3))
+            order by created_at desc, id desc
+            limit $4
+        )
         select j.id, j.organization_id, j.kind, j.status as "status!", j.file_id, j.input,
                j.created_at, j.started_at, j.completed_at, j.canceled_at, j.error, j.error_code,
                j.logs_overflowed, j.worker_id, coalesce(d.name, '') as "worker_name!",
-               q.position as "queue_position!", q.size as "queue_size!",
+               coalesce(q.place, 0) as "queue_position!", coalesce(q.size, 0) as "queue_size!",
                t.id as "template_id?", coalesce(t.name, '') as "template_name!",
                coalesce(t.display_name, '') as "template_display_name!",
                coalesce(t.icon, '') as "template_icon!",
                v.id as "version_id?", coalesce(v.name, '') as "version_name!",
                w.id as "workspace_id?", coalesce(w.name, '') as "workspace_name!"
-        from provisioner_jobs j
+        from listed l
+        join provisioner_jobs j on j.id = l.id
+        left join queue_places(
+            (select array_agg(id) from listed where status = 'pending')
+        ) q on q.id = j.id
         left join provisioner_daemons d on d.id = j.worker_id
         left join workspace_builds b on b.job_id = j.id
         left join workspaces w on w.id = b.workspace_id
         left join template_versions v on v.id =
             coalesce(b.template_version_id, (j.input ->> 'template_version_id')::uuid)
         left join templates t on t.id = v.template_id
-        cross join lateral (
-            select count(*) as size,
-                   count(*) filter (
-                       where (o.class, o.created_at, o.id) <= (j.class, j.created_at, j.id)
-                   ) as position
-            from provisioner_jobs o
-            where j.status = 'pending' and o.organization_id = j.organization_id
-              and o.provisioner = j.provisioner
-              and o.started_at is null and o.canceled_at is null and o.completed_at is null
-        ) q
-        where ($1::uuid[] is null or j.id = any($1))
-          and ($2::uuid is null or j.organization_id = $2)
-          and ($3::text[] is null or j.status = any($3))
-        order by j.created_at desc, j.id desc
-        limit $4"#,
+        order by j.created_at desc, j.id desc"#,
         filter.ids.as_deref(),
         filter.organization.map(|it| it.0),
         statuses.as_deref(),
-        filter.limit
+        filter.limit,
+        is_open_only
     )
     .fetch_all(db)
     .await?;

@@ -64,13 +64,13 @@ async fn filter(
     let unknown =
         || Status::failed_precondition(format!("daemon {id} is not registered: register first"));
     if let Some(filter) = broker.registry.filter(id) {
-        return if filter.organization_id == organization { Ok(filter) } else { Err(unknown()) };
+        return if filter.organizations.contains(&organization) { Ok(filter) } else { Err(unknown()) };
     }
     // Its stream may stand with another replica.
     let found = daemon::find(&broker.backbone.db, organization, id).await.map_err(of_db)?;
     let daemon = found.filter(|it| it.disconnected_at.is_none()).ok_or_else(unknown)?;
     Ok(Filter {
-        organization_id: organization,
+        organizations: vec![organization],
         provisioners: daemon.provisioners,
         tags: daemon.tags,
     })

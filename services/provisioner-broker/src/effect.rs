@@ -35,7 +35,7 @@ pub(crate) async fn put_back(broker: &Broker, held: &Held) -> Result<(), DbError
     let mut work = broker.backbone.begin().await?;
     if job::release(work.conn(), held.id, held.lease).await? {
         changed(&mut work, &[held.id]).await?;
-        builder::post(&mut work, held.organization_id, held.provisioner);
+        builder::post(&mut work, held.organization_id, held.provisioner, 1);
         work.commit().await?;
     }
     Ok(())

@@ -20,7 +20,7 @@ pub(crate) async fn postings(broker: Broker) {
         let mut flow = std::pin::pin!(flow.take_until(broker.stop.cancelled()));
         while let Some(delivery) = flow.next().await {
             if let Ok(posted) = serde_json::from_slice::<JobPosted>(&delivery.payload) {
-                broker.queue.wake(posted.organization_id, posted.provisioner);
+                broker.queue.wake(&posted);
             }
         }
     }

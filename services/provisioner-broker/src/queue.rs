@@ -1,18 +1,27 @@
 //! Daemons that wait for a job, grouped by what they can run: at most one acquire statement in
-//! flight per group, which takes as many jobs as the group has waiters.
+//! flight per group, which takes as many jobs as are known of and as the group has waiters.
+//!
+//! After a look that found no more jobs than it asked for, nothing waits for this group: until a job
+//! is posted, or the poll's time has come, a daemon that joins asks nothing.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use berth_db::job::{self, Filter, Held};
-use berth_domain::id::{DaemonId, LeaseToken, OrganizationId};
-use berth_domain::state::ProvisionerType;
+use berth_bus::event::JobPosted;
+use berth_db::job::{self, Filter, Held, Taken};
+use berth_domain::id::{DaemonId, LeaseToken};
+use berth_domain::state::JobKind;
 use tokio::sync::{Notify, oneshot};
 
 use crate::broker::Broker;
 use crate::effect;
 use crate::error::SettleError;
+
+/// Most jobs that one statement takes.
+const BATCH: usize = 256;
+/// Longest pause before jobs are asked for again that others were taking.
+const CONTENDED: Duration = Duration::from_millis(4);
 
 /// All groups of this replica.
 #[derive(Default)]
@@ -20,10 +29,16 @@ pub(crate) struct Queue {
     groups: Mutex<HashMap<Filter, Arc<Group>>>,
 }
 
-#[derive(Default)]
 struct Group {
-    waiters: Mutex<VecDeque<Waiter>>,
+    waiting: Mutex<Waiting>,
     wake: Notify,
+}
+
+struct Waiting {
+    /// Longest waiting first.
+    waiters: VecDeque<Waiter>,
+    /// Jobs that may be there: as many as were posted since the last look, or all one can take.
+    expected: usize,
 }
 
 struct Waiter {
@@ -45,12 +60,12 @@ pub(crate) struct InHand {
 }
 
 impl Queue {
-    /// Wakes the groups that could run a job.
-    pub(crate) fn wake(&self, organization: OrganizationId, provisioner: ProvisionerType) {
+    /// Wakes the groups that could run the posted jobs.
+    pub(crate) fn wake(&self, posted: &JobPosted) {
         for (filter, group) in self.lock().iter() {
-            let can_run = filter.provisioners.iter().any(|it| it == provisioner.as_str());
-            if filter.organization_id == organization && can_run {
-                group.wake.notify_one();
+            let can_run = filter.provisioners.iter().any(|it| it == posted.provisioner.as_str());
+            if can_run && filter.organizations.contains(&posted.organization_id) {
+                group.expect(usize::try_from(posted.count).unwrap_or(usize::MAX));
             }
         }
     }
@@ -63,8 +78,7 @@ impl Queue {
             Some(group) => (group.clone(), false),
             None => (groups.entry(filter.clone()).or_default().clone(), true),
         };
-        group.lock().push_back(Waiter { daemon, hand });
-        group.wake.notify_one();
+        group.lock().waiters.push_back(Waiter { daemon, hand });
         drop(groups);
         if is_new {
             tokio::spawn(serve(broker.clone(), filter, group));
@@ -75,12 +89,13 @@ impl Queue {
     /// Ends a group that nobody waits in. Under the lock, so that no new waiter is forgotten.
     fn end_if_empty(&self, filter: &Filter, group: &Group) -> bool {
         let mut groups = self.lock();
-        let mut waiters = group.lock();
-        waiters.retain(|it| !it.hand.is_closed());
-        if waiters.is_empty() {
+        let mut waiting = group.lock();
+        waiting.waiters.retain(|it| !it.hand.is_closed());
+        let is_empty = waiting.waiters.is_empty();
+        if is_empty {
             groups.remove(filter);
         }
-        waiters.is_empty()
+        is_empty
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Filter, Arc<Group>>> {
@@ -88,23 +103,41 @@ impl Queue {
     }
 }
 
+impl Default for Group {
+    /// A group that has not looked yet.
+    fn default() -> Self {
+        let waiting = Waiting { waiters: VecDeque::new(), expected: usize::MAX };
+        Self { waiting: Mutex::new(waiting), wake: Notify::new() }
+    }
+}
+
 impl Group {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Waiter>> {
-        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn daemons(&self) -> Vec<DaemonId> {
-        let mut waiters = self.lock();
-        waiters.retain(|it| !it.hand.is_closed());
-        waiters.iter().map(|it| it.daemon).collect()
+    /// Tells that as many jobs more may be there.
+    fn expect(&self, jobs: usize) {
+        let mut waiting = self.lock();
+        waiting.expected = waiting.expected.saturating_add(jobs);
+        self.wake.notify_one();
+    }
+
+    /// Who asks now: the longest waiting, as many as there may be jobs, without those whose daemon
+    /// is not heard of.
+    fn askers(&self, broker: &Broker) -> Vec<DaemonId> {
+        let mut waiting = self.lock();
+        let limit = std::mem::take(&mut waiting.expected).min(BATCH);
+        let present = waiting.waiters.iter().map(|it| it.daemon);
+        present.filter(|it| !broker.registry.is_silent(*it)).take(limit).collect()
     }
 
     /// Gives a job to its daemon; gives it back when that one is gone.
     fn hand_over(&self, held: Held) -> Option<Held> {
         let waiter = {
-            let mut waiters = self.lock();
-            let place = waiters.iter().position(|it| it.daemon == held.worker);
-            place.and_then(|it| waiters.remove(it))
+            let mut waiting = self.lock();
+            let place = waiting.waiters.iter().position(|it| it.daemon == held.worker);
+            place.and_then(|it| waiting.waiters.remove(it))
         };
         match waiter {
             Some(waiter) => waiter.hand.send(held).err(),
@@ -116,28 +149,44 @@ impl Group {
 /// Serves one group for as long as somebody waits in it.
 async fn serve(broker: Broker, filter: Filter, group: Arc<Group>) {
     while !broker.queue.end_if_empty(&filter, &group) {
-        let daemons = group.daemons();
-        let taken = match take(&broker, &filter, &daemons).await {
-            Ok(jobs) => hand_out(&broker, &group, jobs),
-            Err(error) => {
-                tracing::warn!(
-                    error = format!("{:#}", anyhow::Error::from(error)),
-                    "no jobs taken"
-                );
-                0
-            }
-        };
-        // As many as were asked for: there may be more for those who came meanwhile.
-        if taken > 0 && taken == daemons.len() {
+        look(&broker, &filter, &group).await;
+        if group.lock().expected > 0 {
             continue;
         }
         tokio::select! {
             () = group.wake.notified() => {}
-            () = tokio::time::sleep(jittered(&broker)) => {}
+            () = tokio::time::sleep(jittered(&broker)) => group.expect(usize::MAX),
             () = broker.stop.cancelled() => {
-                group.lock().clear();
+                group.lock().waiters.clear();
                 return;
             }
+        }
+    }
+}
+
+/// Takes what is there for those who wait, once.
+async fn look(broker: &Broker, filter: &Filter, group: &Group) {
+    let askers = group.askers(broker);
+    if askers.is_empty() {
+        return;
+    }
+    match take(broker, filter, &askers).await {
+        Ok(Taken { jobs, is_more }) => {
+            let is_contended = is_more && jobs.len() < askers.len();
+            hand_out(broker, group, jobs);
+            if is_contended {
+                // Others take the same jobs at this moment: they will have them soon, and then the
+                // next ones are first.
+                let [random] = broker.backbone.ids.bytes::<1>();
+                tokio::time::sleep(CONTENDED.mul_f64(f64::from(random) / 255.0)).await;
+            }
+            if is_more {
+                group.lock().expected = usize::MAX;
+            }
+        }
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            tracing::warn!(error, "no jobs taken; the next poll asks again");
         }
     }
 }
@@ -148,33 +197,32 @@ async fn take(
     broker: &Broker,
     filter: &Filter,
     daemons: &[DaemonId],
-) -> Result<Vec<Held>, SettleError> {
-    if daemons.is_empty() {
-        return Ok(Vec::new());
-    }
+) -> Result<Taken, SettleError> {
     let ids = broker.backbone.ids;
     let holders: Vec<_> =
         daemons.iter().map(|daemon| (*daemon, LeaseToken(ids.secret()))).collect();
     let mut work = broker.backbone.begin().await?;
     let lease = broker.limits.lease.as_duration().as_secs_f64();
-    let jobs = job::acquire(work.conn(), filter, &holders, lease).await?;
-    if jobs.is_empty() {
-        return Ok(jobs);
+    let taken = job::acquire(work.conn(), filter, &holders, lease).await?;
+    if taken.jobs.is_empty() {
+        return Ok(taken);
     }
-    let builds: Vec<_> = jobs.iter().map(|it| it.id).collect();
-    effect::changed(&mut work, &builds).await?;
+    let jobs = taken.jobs.iter();
+    let builds: Vec<_> =
+        jobs.filter(|it| it.kind == JobKind::WorkspaceBuild).map(|it| it.id).collect();
+    if !builds.is_empty() {
+        effect::changed(&mut work, &builds).await?;
+    }
     work.commit().await?;
-    Ok(jobs)
+    Ok(taken)
 }
 
-fn hand_out(broker: &Broker, group: &Group, jobs: Vec<Held>) -> usize {
-    let taken = jobs.len();
+fn hand_out(broker: &Broker, group: &Group, jobs: Vec<Held>) {
     for held in jobs {
         if let Some(held) = group.hand_over(held) {
             drop(InHand::new(broker, held));
         }
     }
-    taken
 }
 
 /// The backup poll's pause, a fifth more or less, so that replicas do not ask in step.

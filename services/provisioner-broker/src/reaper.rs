@@ -1,5 +1,7 @@
 //! Ends what nobody runs any more. Any replica does it: rows that another one has are skipped.
 
+use std::collections::BTreeMap;
+
 use berth_backbone::builder;
 use berth_bus::event::{Event, LogsAdded};
 use berth_db::{job, job_log};
@@ -52,8 +54,12 @@ async fn requeue(broker: &Broker) -> Result<(), SettleError> {
     for (job_id, last_id) in job_log::last_ids(work.conn(), &ids).await? {
         work.emit(Event::Logs(LogsAdded { job_id, last_id, end: false }));
     }
+    let mut kinds: BTreeMap<_, u32> = BTreeMap::new();
     for job in &lost {
-        builder::post(&mut work, job.organization_id, job.provisioner);
+        *kinds.entry((job.organization_id, job.provisioner)).or_default() += 1;
+    }
+    for ((organization, provisioner), count) in kinds {
+        builder::post(&mut work, organization, provisioner, count);
     }
     tracing::warn!(jobs = ids.len(), "leases ended before apply; queued once more");
     Ok(work.commit().await?)

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::auth::authenticate;
 use crate::broker::Broker;
 use crate::error::of_db;
-use crate::registry::{Entry, Outgoing};
+use crate::registry::{Entry, Outgoing, SILENT};
 
 /// How long a daemon may take to say hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -188,7 +188,7 @@ impl Session {
         let sent = self.outgoing.try_send(Ok(v1::RegisterResponse { message: Some(message) }));
         debug_assert!(sent.is_ok(), "the channel is new and empty");
         let filter = Filter {
-            organization_id: self.key.organization_id,
+            organizations: vec![self.key.organization_id],
             provisioners: self.provisioners.clone(),
             tags: self.tags.clone(),
         };
@@ -205,9 +205,11 @@ impl Session {
     /// Listens to heartbeats until the daemon leaves, falls silent or loses its key, or the process
     /// stops.
     async fn serve(mut self, mut incoming: Streaming<v1::RegisterRequest>) {
+        let mut is_silent = false;
         loop {
+            let patience = if is_silent { GONE_AFTER - SILENT } else { SILENT };
             let heard = tokio::select! {
-                heard = tokio::time::timeout(GONE_AFTER, incoming.message()) => heard,
+                heard = tokio::time::timeout(patience, incoming.message()) => heard,
                 () = self.outgoing.closed() => break,
                 () = self.broker.stop.cancelled() => {
                     self.end(Status::unavailable("the broker stops: connect again"));
@@ -217,6 +219,11 @@ impl Session {
             match heard {
                 Ok(Ok(Some(_))) => {}
                 Ok(_) => break,
+                Err(_) if !is_silent => {
+                    is_silent = true;
+                    self.mark_silent().await;
+                    continue;
+                }
                 Err(_) => {
                     self.end(Status::deadline_exceeded("no heartbeat for 90 s"));
                     break;
@@ -226,7 +233,8 @@ impl Session {
                 self.end(Status::aborted("the daemon registered anew under this name"));
                 break;
             }
-            if self.written.elapsed() >= WRITE_EVERY
+            let is_back = std::mem::take(&mut is_silent);
+            if (is_back || self.written.elapsed() >= WRITE_EVERY)
                 && let Err(status) = self.write_down().await
             {
                 self.end(status);
@@ -251,6 +259,16 @@ impl Session {
             self.written = Instant::now();
         }
         Ok(())
+    }
+
+    /// Writes down that nothing is heard of the daemon.
+    async fn mark_silent(&self) {
+        tracing::warn!(daemon.id = %self.daemon, "no heartbeat for 15 s; it counts for no capacity");
+        let now = self.broker.backbone.clock.now();
+        let db = &self.broker.backbone.db;
+        if let Err(error) = daemon::mark_silent(db, self.daemon, self.seen, now).await {
+            tracing::warn!(error = %error, "daemon's silence not written down");
+        }
     }
 
     /// `None`: the daemon's row is not this registration's any more.

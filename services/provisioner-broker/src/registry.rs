@@ -12,7 +12,7 @@ use tonic::Status;
 use uuid::Uuid;
 
 /// A daemon that is silent for longer counts for no capacity.
-const SILENT: Duration = Duration::from_secs(15);
+pub(crate) const SILENT: Duration = Duration::from_secs(15);
 
 /// What goes out on a registration's stream.
 pub(crate) type Outgoing = Result<v1::RegisterResponse, Status>;
@@ -73,6 +73,12 @@ impl Registry {
                 tracing::debug!(%job, %daemon, "cancel notice not taken; UpdateJob will tell");
             }
         }
+    }
+
+    /// Whether a daemon of this replica has not been heard of lately: what it is given may be lost.
+    /// One whose stream stands with another replica is not known here.
+    pub(crate) fn is_silent(&self, daemon: DaemonId) -> bool {
+        self.lock().get(&daemon).is_some_and(|it| it.heard.elapsed() >= SILENT)
     }
 
     /// Daemons that were heard of lately.

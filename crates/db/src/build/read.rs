@@ -127,7 +127,7 @@ pub async fn list(db: impl Executor<'_>, ids: &[BuildId]) -> Result<Vec<Build>, 
                j.status as "status!", j.provisioner, j.created_at as job_created_at, j.started_at,
                j.canceled_at, j.completed_at, j.error, j.error_code, j.file_id, j.worker_id,
                coalesce(d.name, '') as "worker_name!", j.logs_overflowed,
-               coalesce(q.position, 0) as "queue_position!", coalesce(q.size, 0) as "queue_size!"
+               coalesce(q.place, 0) as "queue_position!", coalesce(q.size, 0) as "queue_size!"
         from unnest($1::uuid[]) with ordinality as wanted (id, place)
         join workspace_builds b on b.id = wanted.id
         join workspaces w on w.id = b.workspace_id
@@ -137,14 +137,8 @@ pub async fn list(db: impl Executor<'_>, ids: &[BuildId]) -> Result<Vec<Build>, 
         join users i on i.id = b.initiator_id
         join provisioner_jobs j on j.id = b.job_id
         left join provisioner_daemons d on d.id = j.worker_id
-        left join (
-            select id,
-                   row_number() over (
-                       partition by organization_id, provisioner order by class, created_at, id
-                   ) as position,
-                   count(*) over (partition by organization_id, provisioner) as size
-            from provisioner_jobs
-            where started_at is null and canceled_at is null and completed_at is null
+        left join queue_places(
+            (select array_agg(job_id) from workspace_builds where id = any($1))
         ) q on q.id = j.id
         order by wanted.place"#,
         &ids

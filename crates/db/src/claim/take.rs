@@ -132,16 +132,16 @@ pub async fn take(db: impl Executor<'_>, claim: Claim<'_>) -> Result<Taken, DbEr
             returning w.id, w.organization_id, w.template_id, w.revision, w.latest_build_number,
                       c.created_at, c.is_previous, c.daily_cost
         ), version as (
-            select v.id, v.provisioner, j.file_id, j.tags
+            select v.id, v.provisioner, j.file_id, j.tags, j.tag_set_id
             from template_versions v join provisioner_jobs j on j.id = v.job_id
             where v.id = $9
         ), job as (
             insert into provisioner_jobs (
                 id, organization_id, initiator_id, kind, provisioner, class, file_id, input, tags,
-                trace_metadata, created_at, updated_at
+                tag_set_id, trace_metadata, created_at, updated_at
             )
             select $10, w.organization_id, $11, 'workspace_build', v.provisioner, $12, v.file_id,
-                   jsonb_build_object('workspace_build_id', $8::uuid), v.tags, $13, $2, $2
+                   jsonb_build_object('workspace_build_id', $8::uuid), v.tags, v.tag_set_id, $13, $2, $2
             from workspace w, version v
         ), build as (
             insert into workspace_builds (

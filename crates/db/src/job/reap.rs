@@ -81,7 +81,8 @@ pub async fn fail_lost(
     Ok((ids(planned), ids(applied)))
 }
 
-/// Cancels jobs that no daemon took for `pending_seconds`.
+/// Cancels jobs that no daemon took for `pending_seconds`. Looks at the oldest of each kind of job that
+/// waits; a job that went back into the queue lately is older than its wait.
 #[tracing::instrument(name = "db.job.cancel_unserved", level = "debug", skip_all, err)]
 pub async fn cancel_unserved(
     db: impl Executor<'_>,
@@ -90,11 +91,35 @@ pub async fn cancel_unserved(
 ) -> Result<Vec<JobId>, DbError> {
     let ids = sqlx::query_scalar!(
         "
-        with unserved as (
-            select id from provisioner_jobs
-            where started_at is null and completed_at is null and canceled_at is null
-              and updated_at < now() - $1::double precision * interval '1 second'
-            for update skip locked
+        with recursive kind as (
+            (
+                select organization_id, provisioner, tag_set_id, class from provisioner_jobs
+                where started_at is null and canceled_at is null and completed_at is null
+                order by organization_id, provisioner, tag_set_id, class
+                limit 1
+            )
+            union all
+            select k.*
+            from kind l cross join lateral (
+                select j.organization_id, j.provisioner, j.tag_set_id, j.class
+                from provisioner_jobs j
+                where (j.organization_id, j.provisioner, j.tag_set_id, j.class)
+                      > (l.organization_id, l.provisioner, l.tag_set_id, l.class)
+                  and j.started_at is null and j.canceled_at is null and j.completed_at is null
+                order by j.organization_id, j.provisioner, j.tag_set_id, j.class
+                limit 1
+            ) k
+        ), unserved as (
+            select u.id
+            from kind k cross join lateral (
+                select j.id from provisioner_jobs j
+                where j.organization_id = k.organization_id and j.provisioner = k.provisioner
+                  and j.tag_set_id = k.tag_set_id and j.class = k.class
+                  and j.created_at < now() - $1::double precision * interval '1 second'
+                  and j.updated_at < now() - $1::double precision * interval '1 second'
+                  and j.started_at is null and j.canceled_at is null and j.completed_at is null
+                for update skip locked
+            ) u
         )
         update provisioner_jobs j
         set canceled_at = $2, completed_at = $2, updated_at = $2,

@@ -132,16 +132,16 @@ pub async fn insert_prebuilds(
             on conflict do nothing
             returning id, name, template_id, revision
         ), version as (
-            select v.id, v.provisioner, j.file_id, j.tags
+            select v.id, v.provisioner, j.file_id, j.tags, j.tag_set_id
             from template_versions v join provisioner_jobs j on j.id = v.job_id
             where v.id = $11
         ), job as (
             insert into provisioner_jobs (
                 id, organization_id, initiator_id, kind, provisioner, class, file_id, input, tags,
-                trace_metadata, created_at, updated_at
+                tag_set_id, trace_metadata, created_at, updated_at
             )
             select n.job_id, $8, $7, 'workspace_build', v.provisioner, $12, v.file_id,
-                   jsonb_build_object('workspace_build_id', n.build_id), v.tags, $13, $5, $5
+                   jsonb_build_object('workspace_build_id', n.build_id), v.tags, v.tag_set_id, $13, $5, $5
             from workspace w join new n on n.id = w.id, version v
         ), build as (
             insert into workspace_builds (
@@ -222,16 +222,16 @@ pub async fn queue_deletes(
             returning w.id, w.name, w.template_id, w.organization_id, w.revision, w.latest_build_number,
                       m.build_id, m.job_id, m.latest_id
         ), version as (
-            select v.id, v.provisioner, j.file_id, j.tags
+            select v.id, v.provisioner, j.file_id, j.tags, j.tag_set_id
             from template_versions v join provisioner_jobs j on j.id = v.job_id
             where v.id = $8
         ), job as (
             insert into provisioner_jobs (
                 id, organization_id, initiator_id, kind, provisioner, class, file_id, input, tags,
-                trace_metadata, created_at, updated_at
+                tag_set_id, trace_metadata, created_at, updated_at
             )
             select w.job_id, w.organization_id, $5, 'workspace_build', v.provisioner, $9, v.file_id,
-                   jsonb_build_object('workspace_build_id', w.build_id), v.tags, $10, $7, $7
+                   jsonb_build_object('workspace_build_id', w.build_id), v.tags, v.tag_set_id, $10, $7, $7
             from workspace w, version v
         ), build as (
             insert into workspace_builds (
@@ -305,16 +305,16 @@ pub async fn cancel_pending(
             where w.id = c.id and w.latest_build_id = $4
             returning w.id, w.name, w.template_id, w.organization_id, w.revision
         ), version as (
-            select v.id, v.provisioner, j.file_id, j.tags
+            select v.id, v.provisioner, j.file_id, j.tags, j.tag_set_id
             from template_versions v join provisioner_jobs j on j.id = v.job_id
             where v.id = $7
         ), job as (
             insert into provisioner_jobs (
                 id, organization_id, initiator_id, kind, provisioner, class, file_id, input, tags,
-                trace_metadata, created_at, updated_at, started_at, completed_at
+                tag_set_id, trace_metadata, created_at, updated_at, started_at, completed_at
             )
             select $8, w.organization_id, $2, 'workspace_build', v.provisioner, $9, v.file_id,
-                   jsonb_build_object('workspace_build_id', $6::uuid), v.tags, $10, $5, $5, $5, $5
+                   jsonb_build_object('workspace_build_id', $6::uuid), v.tags, v.tag_set_id, $10, $5, $5, $5, $5
             from workspace w, version v
         ), build as (
             insert into workspace_builds (

@@ -118,7 +118,7 @@ pub async fn observe(
                exists (
                    select from provisioner_daemons d
                    where d.organization_id = o.id and v.provisioner = any (d.provisioners)
-                     and d.disconnected_at is null and d.last_seen_at > $3
+                     and d.disconnected_at is null and d.silent_at is null and d.last_seen_at > $3
                      -- As jobs are acquired (db::job).
                      and i.tags <@ d.tags
                      and (i.tags <> '{"scope": "organization", "owner": ""}'::jsonb
