@@ -4,7 +4,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = "../../proto/berth/provisioner/v1/provisioner.proto";
     println!("cargo:rerun-if-changed={file}");
     let descriptors = protox::compile([file], ["../../proto"])?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    // In a result, maps are sorted: the same result then always has the same bytes.
+    tonic_prost_build::configure()
+        .btree_map(".berth.provisioner.v1.Agent.env")
+        .compile_fds(descriptors)?;
     // The generator writes `#[allow(non_camel_case_types)]`, which this workspace's lints refuse.
     let out = std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
     let generated = std::path::PathBuf::from(out).join("berth.provisioner.v1.rs");

@@ -64,7 +64,11 @@ async fn filter(
     let unknown =
         || Status::failed_precondition(format!("daemon {id} is not registered: register first"));
     if let Some(filter) = broker.registry.filter(id) {
-        return if filter.organizations.contains(&organization) { Ok(filter) } else { Err(unknown()) };
+        return if filter.organizations.contains(&organization) {
+            Ok(filter)
+        } else {
+            Err(unknown())
+        };
     }
     // Its stream may stand with another replica.
     let found = daemon::find(&broker.backbone.db, organization, id).await.map_err(of_db)?;

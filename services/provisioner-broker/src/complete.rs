@@ -114,7 +114,9 @@ pub(crate) async fn complete(
         Output::WorkspaceBuild(it) => Some(&it.state),
         _ => None,
     };
-    let parts: [&[u8]; 2] = [b"complete", state.unwrap_or_default()];
+    let mut bytes = Vec::with_capacity(output.encoded_len());
+    output.encode(&mut bytes);
+    let parts: [&[u8]; 2] = [b"complete", &bytes];
     let report = Report::new(organization, &request.job_id, &request.lease_token, &parts)?;
 
     let mut work = broker.backbone.begin().await.map_err(of_db)?;

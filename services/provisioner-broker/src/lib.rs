@@ -15,6 +15,8 @@ mod file;
 mod listen;
 mod metrics;
 mod queue;
+#[cfg(test)]
+mod queue_tests;
 mod quota;
 mod reaper;
 mod register;

@@ -79,6 +79,7 @@ impl Queue {
             None => (groups.entry(filter.clone()).or_default().clone(), true),
         };
         group.lock().waiters.push_back(Waiter { daemon, hand });
+        group.wake.notify_one();
         drop(groups);
         if is_new {
             tokio::spawn(serve(broker.clone(), filter, group));
@@ -96,6 +97,11 @@ impl Queue {
             groups.remove(filter);
         }
         is_empty
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_waited_in(&self) -> bool {
+        self.lock().values().any(|it| !it.lock().waiters.is_empty())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Filter, Arc<Group>>> {
@@ -124,12 +130,17 @@ impl Group {
     }
 
     /// Who asks now: the longest waiting, as many as there may be jobs, without those whose daemon
-    /// is not heard of.
+    /// is not heard of. What nobody asks for is expected on.
     fn askers(&self, broker: &Broker) -> Vec<DaemonId> {
         let mut waiting = self.lock();
-        let limit = std::mem::take(&mut waiting.expected).min(BATCH);
+        waiting.waiters.retain(|it| !it.hand.is_closed());
         let present = waiting.waiters.iter().map(|it| it.daemon);
-        present.filter(|it| !broker.registry.is_silent(*it)).take(limit).collect()
+        let heard = present.filter(|it| !broker.registry.is_silent(*it));
+        let askers: Vec<_> = heard.take(waiting.expected.min(BATCH)).collect();
+        if !askers.is_empty() {
+            waiting.expected = 0;
+        }
+        askers
     }
 
     /// Gives a job to its daemon; gives it back when that one is gone.
@@ -148,14 +159,19 @@ impl Group {
 
 /// Serves one group for as long as somebody waits in it.
 async fn serve(broker: Broker, filter: Filter, group: Arc<Group>) {
+    let mut poll = tokio::time::Instant::now() + jittered(&broker);
     while !broker.queue.end_if_empty(&filter, &group) {
-        look(&broker, &filter, &group).await;
-        if group.lock().expected > 0 {
+        let askers = group.askers(&broker);
+        if !askers.is_empty() {
+            look(&broker, &filter, (&group, &askers)).await;
             continue;
         }
         tokio::select! {
             () = group.wake.notified() => {}
-            () = tokio::time::sleep(jittered(&broker)) => group.expect(usize::MAX),
+            () = tokio::time::sleep_until(poll) => {
+                group.expect(usize::MAX);
+                poll = tokio::time::Instant::now() + jittered(&broker);
+            }
             () = broker.stop.cancelled() => {
                 group.lock().waiters.clear();
                 return;
@@ -164,13 +180,9 @@ async fn serve(broker: Broker, filter: Filter, group: Arc<Group>) {
     }
 }
 
-/// Takes what is there for those who wait, once.
-async fn look(broker: &Broker, filter: &Filter, group: &Group) {
-    let askers = group.askers(broker);
-    if askers.is_empty() {
-        return;
-    }
-    match take(broker, filter, &askers).await {
+/// Takes what is there for those who ask, once.
+async fn look(broker: &Broker, filter: &Filter, (group, askers): (&Group, &[DaemonId])) {
+    match take(broker, filter, askers).await {
         Ok(Taken { jobs, is_more }) => {
             let is_contended = is_more && jobs.len() < askers.len();
             hand_out(broker, group, jobs);
@@ -181,7 +193,7 @@ async fn look(broker: &Broker, filter: &Filter, group: &Group) {
                 tokio::time::sleep(CONTENDED.mul_f64(f64::from(random) / 255.0)).await;
             }
             if is_more {
-                group.lock().expected = usize::MAX;
+                group.expect(usize::MAX);
             }
         }
         Err(error) => {

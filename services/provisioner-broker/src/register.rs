@@ -24,8 +24,8 @@ use crate::registry::{Entry, Outgoing, SILENT};
 
 /// How long a daemon may take to say hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
-/// A daemon that is silent for longer is gone.
-const GONE_AFTER: Duration = Duration::from_secs(90);
+/// A daemon that stays silent for as long more is gone: after 90 s in all.
+const GONE_AFTER: Duration = Duration::from_secs(75);
 /// How often, at most, a heartbeat is written down and the key is looked at again.
 const WRITE_EVERY: Duration = Duration::from_mins(1);
 /// Notices that wait for a daemon to read them.
@@ -207,7 +207,7 @@ impl Session {
     async fn serve(mut self, mut incoming: Streaming<v1::RegisterRequest>) {
         let mut is_silent = false;
         loop {
-            let patience = if is_silent { GONE_AFTER - SILENT } else { SILENT };
+            let patience = if is_silent { GONE_AFTER } else { SILENT };
             let heard = tokio::select! {
                 heard = tokio::time::timeout(patience, incoming.message()) => heard,
                 () = self.outgoing.closed() => break,

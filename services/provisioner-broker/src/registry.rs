@@ -86,6 +86,13 @@ impl Registry {
         self.lock().values().filter(|it| it.heard.elapsed() < SILENT).count()
     }
 
+    #[cfg(test)]
+    pub(crate) fn set_heard(&self, daemon: DaemonId, heard: Instant) {
+        if let Some(entry) = self.lock().get_mut(&daemon) {
+            entry.heard = heard;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<DaemonId, Entry>> {
         self.daemons.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,7 +3,7 @@
 mod claim;
 mod session;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use berth_backbone::{Backbone, Clock};
 use berth_bus::{Bus, BusConfig};
@@ -132,14 +132,16 @@ async fn over(database: &TestDatabase) -> Broker {
     let metrics = prometheus::Registry::new();
     let broker = Broker::over(&Config::default(), backbone, &metrics, stop).unwrap();
     let filter = Filter {
-        organization_id: OrganizationId(ORG),
+        organizations: vec![OrganizationId(ORG)],
         provisioners: vec!["exec".to_owned()],
         tags: [("scope", "organization"), ("owner", "")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into(),
     };
     let (outgoing, _) = tokio::sync::mpsc::channel(1);
-    let entry = Entry { session: Uuid::nil(), filter, heard: Instant::now(), outgoing };
+    // It sends no heartbeats, and is heard of all the same.
+    let heard = Instant::now() + Duration::from_hours(1);
+    let entry = Entry { session: Uuid::nil(), filter, heard, outgoing };
     broker.registry.insert(DaemonId(DAEMON), entry);
     broker
 }
