@@ -158,7 +158,9 @@ async fn write(
     let status = job::mark_completed(work.conn(), job.id, ending)
         .await?
         .expect("the row is locked and was checked not to have ended");
-    job_timing::insert(work.conn(), job.id, &timings(&request.timings)).await?;
+    if !request.timings.is_empty() {
+        job_timing::insert(work.conn(), job.id, &timings(&request.timings)).await?;
+    }
     match (job.kind, output) {
         (JobKind::WorkspaceBuild, Output::WorkspaceBuild(it)) => {
             build::store(work, job, status, it).await?;
@@ -198,7 +200,9 @@ pub(crate) async fn fail(
         Checked::Held(job) => job,
         Checked::Repeated => return Ok(()),
     };
-    job_timing::insert(work.conn(), job.id, &timings).await.map_err(of_db)?;
+    if !timings.is_empty() {
+        job_timing::insert(work.conn(), job.id, &timings).await.map_err(of_db)?;
+    }
     let status = write_failure(&mut work, &job, &report, (code, &request.error), state)
         .await
         .map_err(of_settle)?;

@@ -63,7 +63,10 @@ async fn store_resources(
 ) -> Result<(), Refusal> {
     let found = collect::collect(work.ids(), resources).map_err(Refusal::Template)?;
     let now = work.now();
-    completion::insert_resources(work.conn(), job.id, transition, &found.resources, now).await?;
+    if !found.resources.is_empty() {
+        completion::insert_resources(work.conn(), job.id, transition, &found.resources, now)
+            .await?;
+    }
     Ok(insert_agents(work, None, &found).await?)
 }
 

@@ -216,8 +216,8 @@ async fn a_daemon_lost_in_apply_leaves_the_state_and_the_claim_is_built_once_mor
 async fn a_claim_that_no_daemon_takes_in_half_an_hour_is_cancelled_and_queued_once_more() {
     let stand = Stand::new().await;
     let pool = stand.pool().await;
-    let wait = "update provisioner_jobs set updated_at = now() - interval '31 minutes'
-                where completed_at is null";
+    let wait = "update provisioner_jobs set updated_at = now() - interval '31 minutes',
+                    created_at = now() - interval '31 minutes' where completed_at is null";
     stand.database.rows(wait).await;
     stand.reap().await;
     assert_eq!(stand.builds().await[1..], ["2 claim canceled no_provisioner", "3 claim pending"]);
