@@ -21,6 +21,8 @@ use crate::service::{Launch, PROVISIONER, Service};
 /// rows themselves, by Postgres' one clock.
 const SETTINGS: [(&str, &str); 3] =
     [("shared_buffers", "1GB"), ("max_wal_size", "4GB"), ("track_commit_timestamp", "on")];
+/// Seals what services store.
+const ENCRYPTION_KEY: &str = "bench:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 /// What the report tells of Postgres.
 const TOLD: [&str; 7] = [
     "server_version",
@@ -147,6 +149,7 @@ impl Stage {
             ("BERTH_DATABASE__URL", url),
             ("BERTH_NATS__URL", &nats),
             ("BERTH_NATS__PREFIX", &estate.name),
+            ("BERTH_ENCRYPTION__KEYS", ENCRYPTION_KEY),
         ];
         let variables = ours.iter().chain(more);
         let variables = variables.map(|(key, value)| ((*key).into(), (*value).into())).collect();

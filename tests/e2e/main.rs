@@ -15,6 +15,7 @@ mod preset;
 mod promotion;
 mod race;
 mod reinit;
+mod secret;
 mod shell;
 mod template;
 mod trace;

@@ -49,6 +49,21 @@ else
 fi
 "#;
 
+/// What [`secretive`] keeps in its state. Its programs put it together only while they run.
+pub(crate) const SECRET: &str = "swordfish-3d1f7c";
+
+/// Keeps a secret in its state, and fails where it does not get it back.
+const APPLY_SECRETIVE: &str = r#"#!/bin/sh
+set -eu
+secret="sword$(printf fish-3d1f7c)"
+if [ "$CODER_WORKSPACE_TRANSITION" = start ]; then
+  cat > /dev/null
+else
+  grep -q "$secret"
+fi
+echo "{\"state\": {\"password\": \"$secret\"}, \"resources\": []}"
+"#;
+
 /// Prebuilds are never made.
 const APPLY_FAILING: &str = r#"#!/bin/sh
 cat > /dev/null
@@ -154,6 +169,11 @@ fn archive(pools: &[(&str, i32)], plan: &str, apply: &str) -> Vec<u8> {
 /// Workspaces without agents.
 pub(crate) fn plain(pools: &[(&str, i32)]) -> Vec<u8> {
     archive(pools, PLAN, APPLY_PLAIN)
+}
+
+/// Workspaces whose state has [`SECRET`] in it.
+pub(crate) fn secretive() -> Vec<u8> {
+    archive(&[], PLAN, APPLY_SECRETIVE)
 }
 
 /// Workspaces whose start fails by the template's own fault.

@@ -1,5 +1,6 @@
 //! What services share that needs both the database and the bus: opening them, the clock and the
-//! ids, the unit of work whose events commit with its rows, the outbox relay, and the builder.
+//! ids, the unit of work whose events commit with its rows, the outbox relay, the builder, and the
+//! sealing of secrets.
 
 pub mod builder;
 mod clock;
@@ -10,6 +11,7 @@ mod relay;
 mod single;
 #[cfg(test)]
 mod tests;
+mod vault;
 mod work;
 
 pub use clock::{Clock, Ids};
@@ -17,4 +19,7 @@ pub use config::{DatabaseConfig, HasStores};
 pub use open::Backbone;
 pub use relay::Publisher;
 pub use single::Single;
+pub use vault::{
+    EncryptionConfig, KeyCheckError, RekeyError, Rekeyed, SecretError, Vault, rekey, state_place,
+};
 pub use work::Work;

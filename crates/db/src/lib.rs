@@ -14,6 +14,7 @@ pub mod completion;
 pub mod daemon;
 pub mod dead_letter;
 pub mod decision;
+pub mod encryption_key;
 pub mod file;
 pub mod group;
 pub mod idempotency;
@@ -39,6 +40,7 @@ pub mod purge;
 pub mod resource;
 pub mod schema;
 pub mod site_setting;
+mod stored;
 pub mod template;
 pub mod user;
 pub mod version;
@@ -48,6 +50,8 @@ use std::time::Duration;
 
 use jiff_sqlx::ToSqlx;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+pub use crate::stored::{Seal, Stored};
 
 /// A connection, as a transaction or a pool lends it.
 pub type Connection = sqlx::PgConnection;

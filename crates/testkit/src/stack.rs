@@ -19,6 +19,9 @@ use process::{Process, Program};
 /// Stacks at once: each is some ten processes.
 static TURNS: Semaphore = Semaphore::const_new(2);
 
+/// Seals what the stack stores. All zeros: nobody else may use it.
+const ENCRYPTION_KEY: &str = "test:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
 /// How long processes may take to be gone when their stack ends.
 const GONE: Duration = Duration::from_secs(15);
 
@@ -331,6 +334,7 @@ impl TestStack {
         match service {
             Service::Api => {
                 let port = self.places.api_ports[replica];
+                set("BERTH_ENCRYPTION__KEYS", ENCRYPTION_KEY);
                 set("BERTH_HTTP__LISTEN", &format!("127.0.0.1:{port}"));
                 set("BERTH_HTTP__ACCESS_URL", &self.places.api_url(0));
                 // Fifty users behind one address.
@@ -339,6 +343,7 @@ impl TestStack {
             }
             Service::Broker => {
                 let port = self.places.broker_ports[replica];
+                set("BERTH_ENCRYPTION__KEYS", ENCRYPTION_KEY);
                 set("BERTH_GRPC__ADDR", &format!("127.0.0.1:{port}"));
                 set("BERTH_ACCESS_URL", &self.places.api_url(0));
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_backbone::{Backbone, Work};
+use berth_backbone::{Backbone, Vault, Work};
 use berth_db::DbError;
 use berth_service_kit::Context;
 use jiff::Timestamp;
@@ -25,6 +25,8 @@ const UPLOADS: usize = 2;
 pub(crate) struct App {
     /// Stores, clock and ids.
     pub(crate) backbone: Backbone,
+    /// Seals and opens secrets.
+    pub(crate) vault: Vault,
     /// The configuration.
     pub(crate) config: Arc<Config>,
     /// What `/metrics` tells of requests.
@@ -50,7 +52,9 @@ pub(crate) struct App {
 impl App {
     pub(crate) fn new(ctx: &Context<Config>, backbone: Backbone) -> anyhow::Result<Self> {
         let live = Live::start(ctx, &backbone)?;
-        Self::over(ctx.config.clone(), backbone, live, &ctx.metrics)
+        let app = Self::over(ctx.config.clone(), backbone, live, &ctx.metrics)?;
+        app.vault.watch(ctx, app.backbone.db.clone(), app.backbone.clock.clone());
+        Ok(app)
     }
 
     /// The same of parts, for tests.
@@ -64,6 +68,7 @@ impl App {
         let identities = Identities::load(&config.instance_identity, &config.http.access_url)?;
         let connections = usize::try_from(backbone.db.options().get_max_connections())?;
         Ok(Self {
+            vault: config.encryption.vault()?,
             metrics: Metrics::register(metrics)?,
             live,
             passwords: Passwords::new(config.session.password_hashes)?,

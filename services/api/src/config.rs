@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use berth_backbone::{DatabaseConfig, HasStores};
+use berth_backbone::{DatabaseConfig, EncryptionConfig, HasStores};
 use berth_bus::BusConfig;
 use berth_domain::plan::PrebuildSettings;
 use berth_service_kit::{HasProcess, Period, Process};
@@ -38,6 +38,8 @@ pub struct Config {
     pub claims: ClaimConfig,
     /// What agents that show their cloud instance's identity are checked against.
     pub instance_identity: InstanceIdentityConfig,
+    /// How secrets are sealed in the database.
+    pub encryption: EncryptionConfig,
 }
 
 /// Whether requests for workspaces are served from pools.

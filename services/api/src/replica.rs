@@ -21,6 +21,9 @@ use crate::live::{Live, follow};
 /// When a replica starts; its clock stands still.
 pub(crate) const NOW: &str = "2026-11-21T12:00:00Z";
 
+/// Seals what replicas store.
+const ENCRYPTION_KEY: &str = "test:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
 /// What came back.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -104,8 +107,9 @@ impl Replica {
         url: &str,
         connections: u32,
         bus: &BusConfig,
-        config: Config,
+        mut config: Config,
     ) -> Self {
+        config.encryption.keys = ENCRYPTION_KEY.into();
         let db = berth_db::connect(url, connections, "test").unwrap();
         let bus = Bus::connect(bus, "test").await.unwrap();
         let clock = Clock::manual(NOW.parse().unwrap());

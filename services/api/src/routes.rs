@@ -4,6 +4,7 @@ mod agent;
 mod audit_log;
 mod build;
 mod build_log;
+mod build_state;
 mod claim;
 mod file;
 mod group;

@@ -77,6 +77,9 @@ enum Command {
     Provisioner(process::ProvisionerCommand),
     /// Run the agent inside a workspace
     Agent(berth_agent::AgentArgs),
+    /// Look after the deployment's own data
+    #[command(subcommand)]
+    Server(command::server::ServerCommand),
     /// Apply the database migrations
     Migrate(process::MigrateArgs),
     /// Serve the coder/coder Terraform provider; Terraform itself starts this
@@ -125,6 +128,7 @@ pub(crate) fn main() -> ExitCode {
                 Command::Claims(args) => command::claims::claims(&global, output, args).await,
                 Command::Pools => command::prebuild::pools(&global, output).await,
                 Command::Prebuilds(it) => command::prebuild::run(&global, output, it).await,
+                Command::Server(it) => command::server::run(it).await,
                 Command::Migrate(args) => process::migrate(args).await,
                 Command::TerraformProvider => berth_terraform_provider::serve().await,
                 Command::TerraformMirror { dir } => process::terraform_mirror(&dir),

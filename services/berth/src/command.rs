@@ -6,6 +6,7 @@ pub(crate) mod logs;
 pub(crate) mod prebuild;
 pub(crate) mod promotion;
 pub(crate) mod provisioner_key;
+pub(crate) mod server;
 pub(crate) mod setup;
 pub(crate) mod shell;
 pub(crate) mod template;

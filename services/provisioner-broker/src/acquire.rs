@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use berth_backbone::SecretError;
 use berth_bus::trace;
 use berth_db::job::{self, BuildInput, Filter, Held};
 use berth_db::{DbError, build, build_state, completion, daemon};
@@ -28,9 +29,24 @@ enum InputError {
     /// The database.
     #[error("read the job's input")]
     Db(#[from] DbError),
+    /// The key that sealed the workspace's state is not configured here. Once it is, the job runs.
+    #[error("open the workspace's state")]
+    Key(#[source] SecretError),
     /// What is stored makes no job: nobody could ever run it.
     #[error("{0}")]
     Broken(String),
+}
+
+impl From<SecretError> for InputError {
+    fn from(error: SecretError) -> Self {
+        match error {
+            SecretError::Key(_) => Self::Key(error),
+            SecretError::Damaged(_) => Self::Broken(format!(
+                "the state of the build before cannot be read: {:#}",
+                anyhow::Error::from(error)
+            )),
+        }
+    }
 }
 
 /// Waits for a job for the daemon, at most as long as it asked. `None`: there was none.
@@ -92,6 +108,11 @@ async fn start(broker: &Broker, in_hand: InHand) -> Result<Option<v1::Job>, Stat
             Ok(Some(job))
         }
         Err(InputError::Db(error)) => Err(of_db(error)),
+        Err(error @ InputError::Key(_)) => {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            tracing::error!(job.id = %held.id, error, "job goes back to the queue");
+            Err(Status::unavailable("the broker misses an encryption key: try again"))
+        }
         Err(InputError::Broken(reason)) => {
             in_hand.handed_over();
             tracing::error!(job.id = %held.id, reason, "job cannot be run");
@@ -179,9 +200,7 @@ async fn fill_build(broker: &Broker, held: &Held, job: &mut v1::Job) -> Result<(
         .await?
         .ok_or_else(|| InputError::Broken(format!("build {id} does not exist")))?;
     let state = match build_state::find_previous(db, id).await? {
-        Some(packed) => zstd::decode_all(packed.as_slice()).map_err(|error| {
-            InputError::Broken(format!("the state of the build before is damaged: {error}"))
-        })?,
+        Some(stored) => broker.vault.open_state(build.workspace_id, stored)?,
         None => Vec::new(),
     };
     let parameters = build::list_parameters(db, id).await?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_backbone::Backbone;
+use berth_backbone::{Backbone, Vault};
 use berth_service_kit::Context;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,8 @@ use crate::registry::Registry;
 #[derive(Clone)]
 pub(crate) struct Broker {
     pub(crate) backbone: Backbone,
+    /// Seals and opens provisioner state.
+    pub(crate) vault: Vault,
     pub(crate) limits: Limits,
     pub(crate) access_url: String,
     /// Who is connected to this replica.
@@ -33,7 +35,9 @@ pub(crate) struct Broker {
 
 impl Broker {
     pub(crate) fn new(ctx: &Context<Config>, backbone: Backbone) -> anyhow::Result<Self> {
-        Self::over(&ctx.config, backbone, &ctx.metrics, ctx.shutdown.clone())
+        let broker = Self::over(&ctx.config, backbone, &ctx.metrics, ctx.shutdown.clone())?;
+        broker.vault.watch(ctx, broker.backbone.db.clone(), broker.backbone.clock.clone());
+        Ok(broker)
     }
 
     /// A broker over stores that are open already.
@@ -45,6 +49,7 @@ impl Broker {
     ) -> anyhow::Result<Self> {
         Ok(Self {
             backbone,
+            vault: config.encryption.vault()?,
             limits: config.limits.clone(),
             access_url: config.access_url.clone(),
             registry: Arc::default(),

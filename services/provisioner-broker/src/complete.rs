@@ -4,12 +4,13 @@ mod build;
 mod collect;
 mod import;
 
-use berth_backbone::Work;
+use berth_backbone::{Vault, Work};
 use berth_db::job::{self, Ending, Locked};
 use berth_db::{DbError, build_state, job_log, job_timing};
 use berth_domain::id::{BuildId, JobId, LeaseToken, OrganizationId};
 use berth_domain::state::{JobErrorCode, JobKind, JobStatus, LogLevel};
 use berth_proto::v1;
+use berth_vault::VaultError;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tonic::Status;
@@ -19,8 +20,6 @@ use crate::effect;
 use crate::error::{self, SettleError, of_db, of_settle};
 use crate::update::storable;
 
-/// Level of zstd: states are small and written often.
-const ZSTD_LEVEL: i32 = 3;
 /// Longest error text that is stored, in bytes.
 const ERROR_MAX: usize = 64 * 1024;
 
@@ -49,6 +48,12 @@ pub(crate) enum Refusal {
     /// What follows cannot be written.
     #[error(transparent)]
     Settle(#[from] SettleError),
+}
+
+impl From<VaultError> for Refusal {
+    fn from(error: VaultError) -> Self {
+        Self::Settle(error.into())
+    }
 }
 
 impl From<DbError> for Refusal {
@@ -124,7 +129,7 @@ pub(crate) async fn complete(
         Checked::Held(job) => job,
         Checked::Repeated => return Ok(()),
     };
-    let written = write(&mut work, &job, &report, request, output).await;
+    let written = write((&broker.vault, &mut work), &job, &report, request, output).await;
     let reason = match written {
         Ok(status) => {
             work.commit().await.map_err(of_db)?;
@@ -134,6 +139,7 @@ pub(crate) async fn complete(
         Err(Refusal::Settle(SettleError::Db(error))) if error.is_unavailable() => {
             return Err(of_db(error));
         }
+        Err(Refusal::Settle(error @ SettleError::Vault(_))) => return Err(of_settle(error)),
         Err(Refusal::Settle(error)) => {
             let text = format!("{:#}", anyhow::Error::from(error));
             tracing::error!(error = text, job.id = %job.id, "result cannot be stored");
@@ -147,7 +153,7 @@ pub(crate) async fn complete(
 }
 
 async fn write(
-    work: &mut Work,
+    (vault, work): (&Vault, &mut Work),
     job: &Locked,
     report: &Report,
     request: &v1::CompleteJobRequest,
@@ -163,7 +169,7 @@ async fn write(
     }
     match (job.kind, output) {
         (JobKind::WorkspaceBuild, Output::WorkspaceBuild(it)) => {
-            build::store(work, job, status, it).await?;
+            build::store((vault, work), job, status, it).await?;
         }
         (JobKind::TemplateVersionImport, Output::TemplateImport(it)) => {
             import::store(work, job, it).await?;
@@ -203,7 +209,8 @@ pub(crate) async fn fail(
     if !timings.is_empty() {
         job_timing::insert(work.conn(), job.id, &timings).await.map_err(of_db)?;
     }
-    let status = write_failure(&mut work, &job, &report, (code, &request.error), state)
+    let failure = (code, request.error.as_str());
+    let status = write_failure((&broker.vault, &mut work), &job, &report, failure, state)
         .await
         .map_err(of_settle)?;
     work.commit().await.map_err(of_db)?;
@@ -224,14 +231,16 @@ pub(crate) async fn end_in_failure(
     job_log::insert_notes(work.conn(), &[job.id], LogLevel::Error, &text, now)
         .await
         .map_err(of_db)?;
-    let status = write_failure(&mut work, &job, report, failure, state).await.map_err(of_settle)?;
+    let status = write_failure((&broker.vault, &mut work), &job, report, failure, state)
+        .await
+        .map_err(of_settle)?;
     work.commit().await.map_err(of_db)?;
     count(broker, job.kind, status);
     Ok(())
 }
 
 async fn write_failure(
-    work: &mut Work,
+    (vault, work): (&Vault, &mut Work),
     job: &Locked,
     report: &Report,
     (code, error): (JobErrorCode, &str),
@@ -243,8 +252,11 @@ async fn write_failure(
     let status = job::mark_completed(work.conn(), job.id, ending)
         .await?
         .expect("the row is locked and was checked not to have ended");
-    if let (Some(state), Some(build)) = (state, build_id(job)) {
-        build_state::insert(work.conn(), build, &packed(state)).await?;
+    if let (Some(state), Some(build)) = (state, build_id(job))
+        && let Some(workspace) = build_state::find_workspace(work.conn(), build).await?
+    {
+        let state = vault.seal_state(workspace, state)?;
+        build_state::insert(work.conn(), build, &state).await?;
     }
     effect::failed(work, &[job.id]).await?;
     Ok(status)
@@ -253,10 +265,6 @@ async fn write_failure(
 /// The build that a job runs.
 fn build_id(job: &Locked) -> Option<BuildId> {
     job.input.get("workspace_build_id")?.as_str()?.parse().ok()
-}
-
-fn packed(state: &[u8]) -> Vec<u8> {
-    zstd::encode_all(state, ZSTD_LEVEL).expect("compressing memory into memory does not fail")
 }
 
 fn count(broker: &Broker, kind: JobKind, status: JobStatus) {

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use berth_backbone::{DatabaseConfig, HasStores};
+use berth_backbone::{DatabaseConfig, EncryptionConfig, HasStores};
 use berth_bus::BusConfig;
 use berth_service_kit::{HasProcess, Period, Process};
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,8 @@ pub struct Config {
     pub grpc: Grpc,
     /// Where workspaces reach the API, such as `https://berth.example.com`.
     pub access_url: String,
+    /// How provisioner state is sealed in the database.
+    pub encryption: EncryptionConfig,
     /// Bounds and times.
     pub limits: Limits,
 }
@@ -66,6 +68,7 @@ impl Default for Config {
             nats: BusConfig::default(),
             grpc: Grpc::default(),
             access_url: "http://127.0.0.1:3000".to_owned(),
+            encryption: EncryptionConfig::default(),
             limits: Limits::default(),
         }
     }

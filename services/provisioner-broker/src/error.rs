@@ -2,6 +2,7 @@
 
 use berth_backbone::builder::BuildError;
 use berth_db::DbError;
+use berth_vault::VaultError;
 use tonic::Status;
 
 /// Turns a database error into what a daemon is told: whether to try again, and nothing of the
@@ -27,6 +28,9 @@ pub(crate) enum SettleError {
     /// The second try of a claim could not be queued.
     #[error("queue the claim again")]
     Build(#[from] BuildError),
+    /// The state cannot be sealed. The daemon keeps it and reports again.
+    #[error("seal the state")]
+    Vault(#[from] VaultError),
 }
 
 /// Turns it into what a daemon is told.
@@ -34,6 +38,11 @@ pub(crate) fn of_settle(error: SettleError) -> Status {
     match error {
         SettleError::Db(error) | SettleError::Build(BuildError::Db(error)) => of_db(error),
         SettleError::Build(error @ BuildError::Busy(_)) => Status::aborted(error.to_string()),
+        error @ SettleError::Vault(_) => {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            tracing::error!(error, "report not taken");
+            Status::unavailable("the broker cannot seal the state: try again")
+        }
     }
 }
 

@@ -154,7 +154,9 @@ impl World {
         let db = berth_db::connect(&self.db.url, 8, "test").unwrap();
         let (backbone, publisher) =
             Backbone::over("provisioner-broker", (db.clone(), bus.clone()), Clock::default());
-        let config = Config { access_url: "http://berth.test".into(), limits, ..Config::default() };
+        let mut config =
+            Config { access_url: "http://berth.test".into(), limits, ..Config::default() };
+        config.encryption.off = true;
         let metrics = prometheus::Registry::new();
         let broker = Broker::over(&config, backbone, &metrics, CancellationToken::new()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

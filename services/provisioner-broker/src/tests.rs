@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use berth_backbone::{Backbone, Clock};
 use berth_bus::{Bus, BusConfig};
+use berth_db::build_state;
 use berth_db::job::Filter;
-use berth_domain::id::{DaemonId, OrganizationId};
+use berth_domain::id::{BuildId, DaemonId, OrganizationId, WorkspaceId};
 use berth_proto::v1;
 use berth_testkit::{TestDatabase, servers, subject_space};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,7 @@ const CLAIM: Uuid = Uuid::from_u128(8);
 const DAEMON: Uuid = Uuid::from_u128(9);
 
 /// What the prebuild's build left.
+const ENCRYPTION_KEY: &str = "test:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 const STATE: &[u8] = b"state of the prebuild";
 
 /// A database with a prebuild that was just claimed, and two brokers over it. Events stay in the
@@ -47,12 +49,9 @@ impl Stand {
         database.rows(&claimed()).await;
         let (broker, other) = (over(&database).await, over(&database).await);
         let stand = Self { database, broker, other };
-        let state = zstd::encode_all(STATE, 3).unwrap();
-        let packed = hex::encode(state);
-        let sql = format!(
-            "insert into workspace_build_states (build_id, state) values ('{FIRST}', '\\x{packed}')"
-        );
-        stand.database.rows(&sql).await;
+        let state = stand.broker.vault.seal_state(WorkspaceId(WORKSPACE), STATE).unwrap();
+        let db = &stand.broker.backbone.db;
+        build_state::insert(db, BuildId(FIRST), &state).await.unwrap();
         stand
     }
 
@@ -130,7 +129,9 @@ async fn over(database: &TestDatabase) -> Broker {
     let (backbone, _publisher) = Backbone::over("broker", (db, bus), clock);
     let stop = CancellationToken::new();
     let metrics = prometheus::Registry::new();
-    let broker = Broker::over(&Config::default(), backbone, &metrics, stop).unwrap();
+    let mut config = Config::default();
+    config.encryption.keys = ENCRYPTION_KEY.into();
+    let broker = Broker::over(&config, backbone, &metrics, stop).unwrap();
     let filter = Filter {
         organizations: vec![OrganizationId(ORG)],
         provisioners: vec!["exec".to_owned()],

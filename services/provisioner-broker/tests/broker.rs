@@ -37,7 +37,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap().keep();
         let (config, announce) = (dir.join("config.toml"), dir.join("announce.json"));
         let text = format!(
-            "[database]\nurl = {:?}\n[nats]\nurl = {:?}\nprefix = {:?}\n[limits]\nreap = \"200ms\"\n",
+            "[database]\nurl = {:?}\n[nats]\nurl = {:?}\nprefix = {:?}\n[encryption]\noff = true\n[limits]\nreap = \"200ms\"\n",
             db.url,
             servers().await.nats_url,
             subject_space()

@@ -26,6 +26,7 @@ use crate::auth::Caller;
 use crate::edge::Origin;
 use crate::error::{ApiError, Message};
 use crate::extract::{Json, Paging, Path};
+use crate::routes::build_state::export;
 use crate::routes::workspace_create::refused;
 use crate::routes::{workspace as workspace_routes, workspace_change, workspace_view};
 
@@ -40,6 +41,7 @@ pub(crate) fn routes() -> Router<App> {
         .route("/workspacebuilds/{build}/cancel", patch(cancel))
         .route("/workspacebuilds/{build}/parameters", get(parameters))
         .route("/workspacebuilds/{build}/resources", get(resources))
+        .route("/workspacebuilds/{build}/state", get(export))
         .route("/workspacebuilds/{build}/timings", get(timings))
 }
 

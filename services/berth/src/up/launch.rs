@@ -12,6 +12,7 @@ use super::state::{Home, State};
 use super::stores::Stores;
 use crate::client::session::write_private;
 use crate::client::text;
+use crate::command::server;
 
 /// The services, in the order in which they are started and reported.
 const SERVICES: [&str; 6] = [
@@ -35,15 +36,19 @@ pub(super) async fn services(
     fleet: &mut Fleet,
 ) -> anyhow::Result<()> {
     std::fs::create_dir_all(home.join("run"))?;
+    let keys = home.join("encryption.keys");
+    server::ensure_key_file(&keys)?;
     for name in SERVICES {
         let spec = process(home, name, &["service", name])?
             .env("BERTH_DATABASE__URL", stores.database_url())
             .env("BERTH_NATS__URL", stores.nats_url());
         let spec = match name {
             "api" => spec
+                .env("BERTH_ENCRYPTION__KEYS_FILE", &keys)
                 .env("BERTH_HTTP__LISTEN", format!("127.0.0.1:{}", state.api_port))
                 .env("BERTH_HTTP__ACCESS_URL", state.url()),
             "provisioner-broker" => spec
+                .env("BERTH_ENCRYPTION__KEYS_FILE", &keys)
                 .env("BERTH_GRPC__ADDR", format!("127.0.0.1:{}", state.grpc_port))
                 .env("BERTH_ACCESS_URL", state.url()),
             _ => spec,

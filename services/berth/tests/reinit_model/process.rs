@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use berth_agent::{Clock, Options, Timing, Token};
+use berth_agent::{Auth, Clock, Options, Timing, Token};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -98,7 +98,7 @@ impl Process {
         let text = home.display().to_string();
         let options = Options {
             url: format!("http://127.0.0.1:{}", way.port),
-            token: Token::new(token),
+            auth: Auth::Token(Token::new(token)),
             scope: text.clone(),
             env: BTreeMap::from([
                 ("HOME".to_owned(), text),

@@ -110,6 +110,7 @@ impl World {
         api.database.max_connections = 6;
         api.nats.url = nats.url();
         api.nats.prefix.clone_from(&prefix);
+        api.encryption.off = true;
         api.rate_limit.requests = 0;
         // Often, so that a script in which notices are lost ends soon.
         api.streams.look = Period::from_millis(500);
@@ -118,6 +119,7 @@ impl World {
         broker.database.max_connections = 6;
         broker.nats.url = nats.url();
         broker.nats.prefix = prefix;
+        broker.encryption.off = true;
         broker.limits.poll = Period::from_millis(100);
         let announce = dir.path().join("broker.json");
         let running =

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_backbone::Work;
+use berth_backbone::{Vault, Work};
 use berth_bus::event::{Event, Notify};
 use berth_db::completion::{self, Owner};
 use berth_db::job::{self, BuildInput, Locked};
@@ -12,11 +12,11 @@ use berth_domain::state::{BuildStage, JobStatus};
 use berth_proto::v1;
 
 use super::collect::{self, Collected};
-use super::{Refusal, build_id, packed};
+use super::{Refusal, build_id};
 
 /// Stores state, resources, agents and what belongs to them; agents of earlier builds are retired.
 pub(super) async fn store(
-    work: &mut Work,
+    (vault, work): (&Vault, &mut Work),
     job: &Locked,
     status: JobStatus,
     result: &v1::WorkspaceBuildResult,
@@ -28,7 +28,8 @@ pub(super) async fn store(
         .ok_or_else(|| Refusal::Template(format!("build {id} does not exist")))?;
     let now = work.now();
     let found = collect::collect(work.ids(), &result.resources).map_err(Refusal::Template)?;
-    build_state::insert(work.conn(), id, &packed(&result.state)).await?;
+    let state = vault.seal_state(build.workspace_id, &result.state)?;
+    build_state::insert(work.conn(), id, &state).await?;
     completion::set_cost(work.conn(), id, found.daily_cost, now).await?;
     completion::retire_agents(work.conn(), build.workspace_id, id, now).await?;
     let is_claim = build.stage == BuildStage::Claim;

@@ -75,10 +75,10 @@ impl Stand {
 
     /// The state that a later build starts from.
     async fn state(&self) -> Vec<u8> {
-        let sql = "select encode(s.state, 'hex') from workspaces w
-                   join workspace_build_states s on s.build_id = w.latest_build_id";
-        let packed = hex::decode(self.database.value(sql).await).unwrap();
-        zstd::decode_all(packed.as_slice()).unwrap()
+        let latest = self.database.value("select latest_build_id from workspaces").await;
+        let db = &self.broker.backbone.db;
+        let stored = build_state::find(db, latest.parse().unwrap()).await.unwrap().unwrap();
+        self.broker.vault.open_state(WorkspaceId(WORKSPACE), stored).unwrap()
     }
 }
 

@@ -151,6 +151,7 @@ impl World {
     }
 
     pub(super) async fn with(mut config: Config) -> Self {
+        config.encryption.off = true;
         config.rate_limit.requests = 0;
         let database = TestDatabase::create().await;
         database.rows(&people()).await;
