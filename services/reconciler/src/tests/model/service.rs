@@ -107,14 +107,14 @@ pub(super) async fn claim(
 /// The daemon asks for up to `count` jobs.
 pub(super) async fn acquire(backbone: &Backbone, daemon: DaemonId, count: usize) {
     let filter = Filter {
-        organization_id: ORGANIZATION,
+        organizations: vec![ORGANIZATION],
         provisioners: vec!["exec".to_owned()],
         tags: tags(),
     };
     let holders: Vec<_> = (0..count).map(|_| (daemon, LeaseToken(backbone.ids.secret()))).collect();
     let mut work = backbone.begin().await.unwrap();
-    let held = job::acquire(work.conn(), &filter, &holders, LEASE_SECONDS).await.unwrap();
-    let jobs: Vec<_> = held.iter().map(|it| it.id).collect();
+    let taken = job::acquire(work.conn(), &filter, &holders, LEASE_SECONDS).await.unwrap();
+    let jobs: Vec<_> = taken.jobs.iter().map(|it| it.id).collect();
     let now = work.now();
     completion::mark_workspaces(work.conn(), &jobs, now).await.unwrap();
     work.commit().await.unwrap();
