@@ -21,5 +21,6 @@ pub use relay::Publisher;
 pub use single::Single;
 pub use vault::{
     EncryptionConfig, KeyCheckError, RekeyError, Rekeyed, SecretError, Vault, rekey, state_place,
+    user_secret_place,
 };
 pub use work::Work;

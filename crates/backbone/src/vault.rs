@@ -182,6 +182,12 @@ pub fn state_place(workspace: &str) -> Place<'_> {
     Place { table: "workspace_build_states", column: "state", row: workspace }
 }
 
+/// Where a user's secret is.
+#[must_use]
+pub fn user_secret_place(id: &str) -> Place<'_> {
+    Place { table: "user_secrets", column: "value", row: id }
+}
+
 fn probe_place(key_id: &str) -> Place<'_> {
     Place { table: "encryption_keys", column: "probe", row: key_id }
 }

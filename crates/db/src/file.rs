@@ -70,8 +70,19 @@ pub async fn find(db: impl Executor<'_>, id: FileId) -> Result<Option<File>, DbE
 /// The content of a file.
 #[tracing::instrument(name = "db.file.get_data", skip_all, fields(file.id = %id), err)]
 pub async fn get_data(db: impl Executor<'_>, id: FileId) -> Result<Vec<u8>, DbError> {
-    let data = sqlx::query_scalar!("select data from files where id = $1", id.0)
-        .fetch_optional(db)
-        .await?;
+    let data = sqlx::query_scalar!(
+        r#"
+        select case
+                   when f.size is null then f.data
+                   else (
+                       select coalesce(string_agg(p.data, ''::bytea order by p.index), '')
+                       from file_pieces p where p.file_id = f.id
+                   )
+               end as "data!"
+        from files f where f.id = $1"#,
+        id.0
+    )
+    .fetch_optional(db)
+    .await?;
     data.ok_or_else(|| DbError::NotFound { what: "file", id: id.to_string() })
 }

@@ -39,8 +39,8 @@ pub struct NewFile<'a> {
     pub kind: &'a str,
     /// Who it belongs to.
     pub created_by: UserId,
-    /// The content.
-    pub data: &'a [u8],
+    /// Bytes of all its pieces.
+    pub size: i64,
     /// When.
     pub now: Timestamp,
 }
@@ -244,13 +244,68 @@ pub async fn put_variables(
     Ok(())
 }
 
-/// Stores a file that a daemon sent, once per content. Gives the stored one's id.
-#[tracing::instrument(name = "db.import.insert_file", skip_all, fields(bytes = new.data.len()), err)]
+/// Begins a file that is sent in pieces, and removes what brokers that died left of theirs.
+#[tracing::instrument(name = "db.import.begin_upload", skip_all, fields(file.id = %id), err)]
+pub async fn begin_upload(db: impl Executor<'_>, id: FileId) -> Result<(), DbError> {
+    sqlx::query!(
+        "
+        with stale as (
+            delete from file_uploads where started_at < now() - interval '1 hour' returning id
+        ), pieces as (
+            delete from file_pieces p using stale where p.file_id = stale.id
+        )
+        insert into file_uploads (id, started_at) values ($1, now())",
+        id.0
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Stores a piece of a file on its way; pieces count from 0.
+#[tracing::instrument(name = "db.import.insert_piece", level = "debug", skip_all, fields(file.id = %id, bytes = data.len()), err)]
+pub async fn insert_piece(
+    db: impl Executor<'_>,
+    id: FileId,
+    index: i32,
+    data: &[u8],
+) -> Result<(), DbError> {
+    sqlx::query!(
+        "insert into file_pieces (file_id, index, data) values ($1, $2, $3)",
+        id.0,
+        index,
+        data
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Forgets a file that did not arrive whole, or that is there already.
+#[tracing::instrument(name = "db.import.abandon_upload", skip_all, fields(file.id = %id), err)]
+pub async fn abandon_upload(db: impl Executor<'_>, id: FileId) -> Result<(), DbError> {
+    sqlx::query!(
+        "
+        with upload as (delete from file_uploads where id = $1)
+        delete from file_pieces where file_id = $1",
+        id.0
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Makes a file of the pieces that arrived, once per content. Gives the stored one's id: where it is
+/// another, the pieces are not needed.
+#[tracing::instrument(name = "db.import.insert_file", skip_all, fields(bytes = new.size), err)]
 pub async fn insert_file(db: impl Executor<'_>, new: &NewFile<'_>) -> Result<FileId, DbError> {
     let id = sqlx::query_scalar!(
         "
-        insert into files (id, organization_id, hash, kind, mimetype, created_by, created_at, data)
-        values ($1, $2, $3, $4, 'application/x-tar', $5, $6, $7)
+        with upload as (delete from file_uploads where id = $1)
+        insert into files (
+            id, organization_id, hash, kind, mimetype, created_by, created_at, data, size
+        )
+        values ($1, $2, $3, $4, 'application/x-tar', $5, $6, '', $7)
         on conflict (created_by, hash, kind) do update set organization_id = excluded.organization_id
         returning id",
         new.id.0,
@@ -259,11 +314,33 @@ pub async fn insert_file(db: impl Executor<'_>, new: &NewFile<'_>) -> Result<Fil
         new.kind,
         new.created_by.0,
         at(new.now),
-        new.data
+        new.size
     )
     .fetch_one(db)
     .await?;
     Ok(FileId(id))
+}
+
+/// A file of this content that the organization has from this user.
+#[tracing::instrument(name = "db.import.find_same_file", skip_all, err)]
+pub async fn find_same_file(
+    db: impl Executor<'_>,
+    organization: OrganizationId,
+    user: UserId,
+    (hash, kind): (&str, &str),
+) -> Result<Option<FileId>, DbError> {
+    let id = sqlx::query_scalar!(
+        "
+        select id from files
+        where created_by = $2 and hash = $3 and kind = $4 and organization_id = $1",
+        organization.0,
+        user.0,
+        hash,
+        kind
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(id.map(FileId))
 }
 
 /// Kind, SHA-256 in hexadecimal and size of a file that jobs or versions of the organization use;
@@ -276,7 +353,7 @@ pub async fn find_used_file(
 ) -> Result<Option<(String, String, i64)>, DbError> {
     let row = sqlx::query!(
         r#"
-        select f.kind, f.hash, octet_length(f.data)::bigint as "size!"
+        select f.kind, f.hash, coalesce(f.size, octet_length(f.data)) as "size!"
         from files f
         where f.id = $2 and (
             exists (
@@ -296,23 +373,28 @@ pub async fn find_used_file(
     Ok(row.map(|row| (row.kind, row.hash, row.size)))
 }
 
-/// A piece of a file: `len` bytes from the byte `from`, counted from 0.
+/// A piece of a file, which have `len` bytes each and count from 0.
 #[tracing::instrument(name = "db.import.read_piece", level = "debug", skip_all, fields(file.id = %file), err)]
 pub async fn read_piece(
     db: impl Executor<'_>,
     file: FileId,
-    from: i32,
+    index: i32,
     len: i32,
 ) -> Result<Option<Vec<u8>>, DbError> {
     let piece = sqlx::query_scalar!(
-        r#"select substring(data from $2 + 1 for $3) as "piece!" from files where id = $1"#,
+        r#"
+        select case
+                   when f.size is null then substring(f.data from $2::int * $3::int + 1 for $3)
+                   else (select p.data from file_pieces p where p.file_id = f.id and p.index = $2)
+               end as "piece"
+        from files f where f.id = $1"#,
         file.0,
-        from,
+        index,
         len
     )
     .fetch_optional(db)
     .await?;
-    Ok(piece)
+    Ok(piece.flatten())
 }
 
 /// The version that an import or dry run job is about.

@@ -43,6 +43,7 @@ pub mod site_setting;
 mod stored;
 pub mod template;
 pub mod user;
+pub mod user_secret;
 pub mod version;
 pub mod workspace;
 

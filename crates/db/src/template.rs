@@ -41,6 +41,8 @@ pub struct Settings {
     pub allow_user_cancel_workspace_jobs: bool,
     /// Workspaces start with the active version only.
     pub require_active_version: bool,
+    /// Daemons that have the experiment keep what `terraform init` made between builds.
+    pub reuse_terraform_workspace: bool,
 }
 
 /// A template.
@@ -99,6 +101,7 @@ struct Row {
     allow_user_autostop: bool,
     allow_user_cancel_workspace_jobs: bool,
     require_active_version: bool,
+    reuse_terraform_workspace: bool,
     acl: Value,
     active_users: i64,
     created_by: Uuid,
@@ -132,6 +135,7 @@ impl TryFrom<Row> for Template {
                 allow_user_autostop: row.allow_user_autostop,
                 allow_user_cancel_workspace_jobs: row.allow_user_cancel_workspace_jobs,
                 require_active_version: row.require_active_version,
+                reuse_terraform_workspace: row.reuse_terraform_workspace,
             },
             provisioner: row.provisioner.parse()?,
             active_version_id: VersionId(row.active_version_id),
@@ -196,7 +200,7 @@ pub async fn list(db: impl Executor<'_>, filter: &Filter) -> Result<Vec<Template
                t.deprecation_message, t.default_ttl_ms, t.activity_bump_ms, t.failure_ttl_ms,
                t.time_til_dormant_ms, t.time_til_dormant_autodelete_ms, t.allow_user_autostart,
                t.allow_user_autostop, t.allow_user_cancel_workspace_jobs,
-               t.require_active_version,
+               t.require_active_version, t.reuse_terraform_workspace,
                jsonb_build_object('users', t.user_acl, 'groups', t.group_acl) as "acl!",
                (
                    select count(distinct w.owner_id) from workspaces w
@@ -275,10 +279,11 @@ pub async fn insert(db: impl Executor<'_>, new: &NewTemplate) -> Result<bool, Db
                 description, icon, deprecation_message, default_ttl_ms, activity_bump_ms,
                 failure_ttl_ms, time_til_dormant_ms, time_til_dormant_autodelete_ms,
                 allow_user_autostart, allow_user_autostop, allow_user_cancel_workspace_jobs,
-                require_active_version, group_acl, created_by, created_at, updated_at
+                require_active_version, group_acl, created_by, created_at, updated_at,
+                reuse_terraform_workspace
             )
             select $1, $2, v.id, v.provisioner, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
-                   $15, $16, $17, $18, $19, $20, $20
+                   $15, $16, $17, $18, $19, $20, $20, $21
             from version v
             returning id
         )
@@ -302,7 +307,8 @@ pub async fn insert(db: impl Executor<'_>, new: &NewTemplate) -> Result<bool, Db
         settings.require_active_version,
         group_acl,
         new.created_by.0,
-        at(new.now)
+        at(new.now),
+        settings.reuse_terraform_workspace
     )
     .fetch_one(db)
     .await?;
@@ -354,7 +360,8 @@ pub async fn update(
             default_ttl_ms = $7, activity_bump_ms = $8, failure_ttl_ms = $9,
             time_til_dormant_ms = $10, time_til_dormant_autodelete_ms = $11,
             allow_user_autostart = $12, allow_user_autostop = $13,
-            allow_user_cancel_workspace_jobs = $14, require_active_version = $15, updated_at = $16
+            allow_user_cancel_workspace_jobs = $14, require_active_version = $15, updated_at = $16,
+            reuse_terraform_workspace = $17
         where id = $1 and not deleted",
         id.0,
         settings.name,
@@ -371,7 +378,8 @@ pub async fn update(
         settings.allow_user_autostop,
         settings.allow_user_cancel_workspace_jobs,
         settings.require_active_version,
-        at(now)
+        at(now),
+        settings.reuse_terraform_workspace
     )
     .execute(db)
     .await?;

@@ -17,5 +17,6 @@ pub mod preset;
 pub mod promotion;
 pub mod quota;
 pub mod schedule;
+pub mod secret;
 pub mod template;
 pub mod terminal;

@@ -173,6 +173,9 @@ fn conflict_of(constraint: &str) -> Option<(&'static str, &'static str)> {
         "api_keys_user_id_token_name_key" => {
             ("A token with this name already exists.", "token_name")
         }
+        "user_secrets_user_id_name_key" => ("A secret with this name already exists.", "name"),
+        "user_secrets_user_id_env_name_key" => ("Another secret has this variable.", "env_name"),
+        "user_secrets_user_id_file_path_key" => ("Another secret has this path.", "file_path"),
         "provisioner_keys_organization_id_name_key" => {
             ("A provisioner key with this name already exists.", "name")
         }

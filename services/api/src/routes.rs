@@ -23,6 +23,7 @@ mod session;
 mod template;
 mod template_view;
 mod user;
+mod user_secret;
 mod version;
 mod watch;
 mod workspace;
@@ -54,6 +55,7 @@ const RESOURCES: &[fn() -> Router<App>] = &[
     provisioner::routes,
     session::routes,
     user::routes,
+    user_secret::routes,
     agent::routes,
     instance_identity::routes,
     build::routes,

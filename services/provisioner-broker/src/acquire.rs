@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use berth_backbone::SecretError;
+use berth_backbone::{SecretError, user_secret_place};
 use berth_bus::trace;
 use berth_db::job::{self, BuildInput, Filter, Held};
+use berth_db::user_secret::{self, SecretValue};
 use berth_db::{DbError, build, build_state, completion, daemon};
 use berth_domain::id::{BuildId, DaemonId, OrganizationId, PREBUILDS_USER, VersionId};
 use berth_domain::state::{BuildStage, JobErrorCode, JobKind, Transition};
@@ -209,8 +210,10 @@ async fn fill_build(broker: &Broker, held: &Held, job: &mut v1::Job) -> Result<(
     let agents =
         if is_claim { job::list_running_agents(db, build.workspace_id).await? } else { Vec::new() };
     let token = session_token(broker, &build).await?;
+    let secrets = user_secrets(broker, &build).await?;
     job.variables = variables(broker, build.version_id).await?;
     job.modules_file_id = build.modules_file_id.map(|it| it.to_string());
+    job.reuse_terraform_workspace = build.reuse_terraform_workspace;
     let is_prebuild = build.stage == BuildStage::Prebuild;
     let reason = if is_prebuild { "prebuild" } else { build.reason.as_str() };
     record_wait(broker, held, (build.transition.as_str(), reason));
@@ -224,7 +227,7 @@ async fn fill_build(broker: &Broker, held: &Held, job: &mut v1::Job) -> Result<(
             .into_iter()
             .map(|it| v1::RunningAgent { agent_id: it.state_id, token: it.token.to_string() })
             .collect(),
-        user_secrets: Vec::new(),
+        user_secrets: secrets,
     }));
     Ok(())
 }
@@ -236,6 +239,31 @@ fn record_wait(broker: &Broker, held: &Held, (transition, reason): (&str, &str))
 
 fn values(pairs: Vec<(String, String)>) -> Vec<v1::ParameterValue> {
     pairs.into_iter().map(|(name, value)| v1::ParameterValue { name, value }).collect()
+}
+
+/// The owner's secrets, for the plan of a start and for nothing else. One that cannot be read fails
+/// the job: the workspace would be made without it.
+async fn user_secrets(
+    broker: &Broker,
+    build: &BuildInput,
+) -> Result<Vec<v1::UserSecret>, InputError> {
+    if build.transition != Transition::Start {
+        return Ok(Vec::new());
+    }
+    let stored = user_secret::list_values(&broker.backbone.db, build.owner.id).await?;
+    let open = |it: SecretValue| {
+        let unreadable = |why: String| {
+            InputError::Broken(format!("a secret of the workspace's owner cannot be read: {why}"))
+        };
+        let place = it.id.to_string();
+        let value = broker
+            .vault
+            .open(user_secret_place(&place), it.value)
+            .map_err(|error| unreadable(error.to_string()))?;
+        let value = String::from_utf8(value).map_err(|_| unreadable("it is no text".to_owned()))?;
+        Ok(v1::UserSecret { env_name: it.env_name, file_path: it.file_path, value })
+    };
+    stored.into_iter().map(open).collect()
 }
 
 /// A session for the workspace's owner, in place of the one before. The prebuilds user can have none; a

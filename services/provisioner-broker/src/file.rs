@@ -19,7 +19,8 @@ const WAITING: usize = 2;
 /// What a daemon is told of a file that is not there or not its organization's.
 const NO_FILE: &str = "no such file";
 
-/// Receives a file and stores it for the job's organization.
+/// Receives a file and stores it for the job's organization, piece by piece: never more than two
+/// chunks of it are in memory.
 #[tracing::instrument(name = "rpc.provisioner.upload_file", skip_all, err(level = "info"))]
 pub(crate) async fn upload(
     broker: &Broker,
@@ -37,33 +38,77 @@ pub(crate) async fn upload(
         return Ok(refused("the first message of an upload is the header"));
     };
     let job = holder(broker, &report).await?;
-    let mut receiver = match Receiver::new(header) {
+    let receiver = match Receiver::new(header) {
         Ok(receiver) => receiver,
         Err(reason) => return Ok(refused(&reason)),
     };
-    while let Some(message) = incoming.message().await? {
-        let Some(Part::Chunk(chunk)) = message.part.and_then(|it| it.part) else {
-            return Ok(refused("only chunks follow the header"));
-        };
-        if let Err(reason) = receiver.take(&chunk) {
-            return Ok(refused(&reason));
-        }
+    let db = &broker.backbone.db;
+    let (hash, kind) = (hex::encode(&receiver.header.sha256), receiver.header.kind.clone());
+    let same = (hash.as_str(), kind.as_str());
+    if let Some(file) =
+        import::find_same_file(db, organization, job.initiator_id, same).await.map_err(of_db)?
+    {
+        // Once per content: the chunks need not come.
+        return Ok(stored(file));
     }
-    let data = match receiver.finish() {
-        Ok(data) => data,
-        Err(reason) => return Ok(refused(&reason)),
+    let id = FileId(broker.backbone.ids.next());
+    import::begin_upload(db, id).await.map_err(of_db)?;
+    let size = match receive(db, id, receiver, &mut incoming).await {
+        Ok(Ok(size)) => size,
+        given_up => {
+            import::abandon_upload(db, id).await.map_err(of_db)?;
+            return given_up.map(|refusal| refused(&refusal.unwrap_err()));
+        }
     };
     let new = NewFile {
-        id: FileId(broker.backbone.ids.next()),
+        id,
         organization_id: organization,
-        hash: &hex::encode(&receiver.header.sha256),
-        kind: &receiver.header.kind,
+        hash: &hash,
+        kind: &kind,
         created_by: job.initiator_id,
-        data,
+        size,
         now: broker.backbone.clock.now(),
     };
-    let file = import::insert_file(&broker.backbone.db, &new).await.map_err(of_db)?;
-    Ok(v1::UploadFileResponse { file_id: file.to_string(), error: String::new() })
+    let file = import::insert_file(db, &new).await.map_err(of_db)?;
+    if file != id {
+        import::abandon_upload(db, id).await.map_err(of_db)?;
+    }
+    Ok(stored(file))
+}
+
+/// Stores what arrives until the file is whole, and gives its size; the inner error is why it is
+/// refused.
+async fn receive(
+    db: &berth_db::Pool,
+    id: FileId,
+    mut receiver: Receiver,
+    incoming: &mut Streaming<v1::UploadFileRequest>,
+) -> Result<Result<i64, String>, Status> {
+    let mut pieces = 0;
+    while let Some(message) = incoming.message().await? {
+        let Some(Part::Chunk(chunk)) = message.part.and_then(|it| it.part) else {
+            return Ok(Err("only chunks follow the header".to_owned()));
+        };
+        if let Err(reason) = receiver.take(chunk) {
+            return Ok(Err(reason));
+        }
+        while let Some(piece) = receiver.piece() {
+            import::insert_piece(db, id, pieces, &piece).await.map_err(of_db)?;
+            pieces += 1;
+        }
+    }
+    let (rest, size) = match receiver.finish() {
+        Ok(whole) => whole,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    if !rest.is_empty() {
+        import::insert_piece(db, id, pieces, &rest).await.map_err(of_db)?;
+    }
+    Ok(Ok(size))
+}
+
+fn stored(file: FileId) -> v1::UploadFileResponse {
+    v1::UploadFileResponse { file_id: file.to_string(), error: String::new() }
 }
 
 async fn holder(broker: &Broker, report: &Report) -> Result<Locked, Status> {
@@ -79,10 +124,13 @@ fn refused(reason: &str) -> v1::UploadFileResponse {
     v1::UploadFileResponse { file_id: String::new(), error: reason.to_owned() }
 }
 
-/// Puts a file together and checks it against its header.
+/// Checks a file against its header while it arrives, and cuts it into pieces of one size.
 struct Receiver {
     header: v1::FileHeader,
-    data: Vec<u8>,
+    hash: Sha256,
+    /// What makes no whole piece yet.
+    rest: Vec<u8>,
+    size: u64,
     next: u32,
 }
 
@@ -97,10 +145,10 @@ impl Receiver {
         if !matches!(header.kind.as_str(), "modules" | "archive") {
             return Err(format!("file kind {:?} is not modules or archive", header.kind));
         }
-        Ok(Self { header, data: Vec::new(), next: 0 })
+        Ok(Self { header, hash: Sha256::new(), rest: Vec::new(), size: 0, next: 0 })
     }
 
-    fn take(&mut self, chunk: &v1::FileChunk) -> Result<(), String> {
+    fn take(&mut self, chunk: v1::FileChunk) -> Result<(), String> {
         if chunk.index != self.next || chunk.index >= self.header.chunks {
             let (got, want, all) = (chunk.index, self.next, self.header.chunks);
             return Err(format!("chunk {got} came where chunk {want} of {all} was due"));
@@ -108,32 +156,46 @@ impl Receiver {
         if chunk.sha256 != self.header.sha256 {
             return Err(format!("chunk {} belongs to another file", chunk.index));
         }
-        if chunk.data.len() > MAX_CHUNK {
-            let len = chunk.data.len();
+        let len = chunk.data.len();
+        if len > MAX_CHUNK {
             return Err(format!("chunk {} has {len} bytes; at most {MAX_CHUNK} fit", chunk.index));
         }
-        let total = self.data.len() + chunk.data.len();
-        if u64::try_from(total).unwrap_or(u64::MAX) > self.header.size {
+        self.size += len as u64;
+        if self.size > self.header.size {
             return Err(format!("more bytes came than the {} announced", self.header.size));
         }
-        self.data.extend_from_slice(&chunk.data);
+        self.hash.update(&chunk.data);
+        if self.rest.is_empty() {
+            self.rest = chunk.data;
+        } else {
+            self.rest.extend_from_slice(&chunk.data);
+        }
         self.next += 1;
         Ok(())
     }
 
-    fn finish(&self) -> Result<&[u8], String> {
+    /// A whole piece, once there is one.
+    fn piece(&mut self) -> Option<Vec<u8>> {
+        if self.rest.len() < MAX_CHUNK {
+            return None;
+        }
+        let rest = self.rest.split_off(MAX_CHUNK);
+        Some(std::mem::replace(&mut self.rest, rest))
+    }
+
+    /// The last piece and the size of all, if everything came that was announced.
+    fn finish(self) -> Result<(Vec<u8>, i64), String> {
         let (size, chunks) = (self.header.size, self.header.chunks);
-        if self.next != chunks || u64::try_from(self.data.len()).unwrap_or(u64::MAX) != size {
+        if self.next != chunks || self.size != size {
             return Err(format!(
                 "{} chunks with {} bytes came; {chunks} with {size} were announced",
-                self.next,
-                self.data.len()
+                self.next, self.size
             ));
         }
-        if Sha256::digest(&self.data)[..] != self.header.sha256[..] {
+        if self.hash.finalize()[..] != self.header.sha256[..] {
             return Err("the content does not have the announced sha256".to_owned());
         }
-        Ok(&self.data)
+        Ok((self.rest, i64::try_from(size).unwrap_or(i64::MAX)))
     }
 }
 
@@ -181,9 +243,9 @@ async fn send(
         return Ok(());
     }
     for index in 0..chunks {
-        let from = i32::try_from(u64::from(index) * piece).map_err(|_| "the file is too large")?;
+        let at = i32::try_from(index).map_err(|_| "the file is too large")?;
         let len = i32::try_from(MAX_CHUNK).expect("2 MiB fit");
-        let data = import::read_piece(db, file, from, len).await.map_err(failed)?;
+        let data = import::read_piece(db, file, at, len).await.map_err(failed)?;
         let data = data.ok_or("the file was deleted while it was sent")?;
         let chunk = v1::FileChunk { sha256: sha256.clone(), index, data };
         if !pass_on(sender, Part::Chunk(chunk)).await {
@@ -220,20 +282,38 @@ mod tests {
     fn a_file_in_order_arrives_whole() {
         let header = header(b"abcd", 2);
         let mut receiver = Receiver::new(header.clone()).unwrap();
-        receiver.take(&chunk(&header, 0, b"ab")).unwrap();
-        receiver.take(&chunk(&header, 1, b"cd")).unwrap();
-        assert_eq!(receiver.finish(), Ok(&b"abcd"[..]));
+        receiver.take(chunk(&header, 0, b"ab")).unwrap();
+        receiver.take(chunk(&header, 1, b"cd")).unwrap();
+        assert_eq!(receiver.piece(), None);
+        assert_eq!(receiver.finish(), Ok((b"abcd".to_vec(), 4)));
+    }
+
+    #[test]
+    fn chunks_of_any_size_become_pieces_of_one() {
+        let data: Vec<u8> = (0..MAX_CHUNK * 2 + 5).map(|at| (at % 251) as u8).collect();
+        let chunks: Vec<_> = data.chunks(MAX_CHUNK / 3 + 1).collect();
+        let header = header(&data, u32::try_from(chunks.len()).unwrap());
+        let mut receiver = Receiver::new(header.clone()).unwrap();
+        let mut pieces = Vec::new();
+        for (index, part) in (0..).zip(chunks) {
+            receiver.take(chunk(&header, index, part)).unwrap();
+            pieces.extend(receiver.piece());
+        }
+        let (rest, size) = receiver.finish().unwrap();
+        assert!(pieces.iter().all(|piece| piece.len() == MAX_CHUNK) && rest.len() == 5);
+        pieces.push(rest);
+        assert_eq!((pieces.concat(), size), (data.clone(), data.len() as i64));
     }
 
     #[test]
     fn chunks_out_of_order_beyond_size_or_of_another_file_are_refused() {
         let header = header(b"abcd", 2);
         let mut receiver = Receiver::new(header.clone()).unwrap();
-        assert!(receiver.take(&chunk(&header, 1, b"cd")).unwrap_err().contains("chunk 1"));
-        assert!(receiver.take(&chunk(&header, 0, b"abcde")).unwrap_err().contains("4 announced"));
+        assert!(receiver.take(chunk(&header, 1, b"cd")).unwrap_err().contains("chunk 1"));
+        assert!(receiver.take(chunk(&header, 0, b"abcde")).unwrap_err().contains("4 announced"));
         let mut other = chunk(&header, 0, b"ab");
         other.sha256[0] ^= 1;
-        assert!(receiver.take(&other).unwrap_err().contains("another file"));
+        assert!(receiver.take(other).unwrap_err().contains("another file"));
         assert!(receiver.finish().unwrap_err().contains("0 chunks"));
     }
 
@@ -241,7 +321,7 @@ mod tests {
     fn other_content_of_the_same_size_is_refused() {
         let header = header(b"abcd", 1);
         let mut receiver = Receiver::new(header.clone()).unwrap();
-        receiver.take(&chunk(&header, 0, b"abcx")).unwrap();
+        receiver.take(chunk(&header, 0, b"abcx")).unwrap();
         assert!(receiver.finish().unwrap_err().contains("sha256"));
     }
 

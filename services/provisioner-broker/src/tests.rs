@@ -1,6 +1,7 @@
 //! Brokers in this process over a real Postgres, called as their gRPC service calls them.
 
 mod claim;
+mod secret;
 mod session;
 
 use std::time::{Duration, Instant};

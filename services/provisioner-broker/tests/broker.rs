@@ -5,10 +5,12 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use berth_proto::v1::file_part::Part;
 use berth_proto::v1::provisioner_service_client::ProvisionerServiceClient;
 use berth_proto::{API_VERSION, KEY_HEADER, v1};
 use berth_service_kit::Args;
 use berth_testkit::{TestDatabase, servers, subject_space, wait_until};
+use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::AsciiMetadataValue;
@@ -233,6 +235,7 @@ async fn a_template_is_imported_prebuilt_claimed_and_survives_a_lost_daemon() {
     prebuild(&world, &mut daemon).await;
     claim(&world, &mut daemon).await;
     files(&mut daemon).await;
+    uploads(&world, &mut daemon).await;
 }
 
 async fn bad_import_fails(world: &World, daemon: &mut Daemon) {
@@ -346,25 +349,126 @@ async fn claim(world: &World, daemon: &mut Daemon) {
     .await;
 }
 
-async fn files(daemon: &mut Daemon) {
-    let read = async |daemon: &mut Daemon, file: &str| {
-        let request =
-            v1::DownloadFileRequest { daemon_id: daemon.id.clone(), file_id: file.into() };
-        let mut stream =
-            daemon.client.download_file(with_key(request, "hush")).await.unwrap().into_inner();
-        let mut data = Vec::new();
-        while let Some(message) = stream.message().await.unwrap() {
-            if !message.error.is_empty() {
-                return Err(message.error);
-            }
-            if let Some(v1::file_part::Part::Chunk(chunk)) = message.part.unwrap().part {
-                data.extend(chunk.data);
-            }
+/// A file as its pieces come: how many bytes, and their hash; or the error.
+async fn read(daemon: &mut Daemon, file: &str) -> Result<(usize, Vec<u8>), String> {
+    let request = v1::DownloadFileRequest { daemon_id: daemon.id.clone(), file_id: file.into() };
+    let answer = daemon.client.download_file(with_key(request, "hush")).await;
+    let mut stream = answer.unwrap().into_inner();
+    let (mut size, mut hash) = (0, Sha256::new());
+    while let Some(message) = stream.message().await.unwrap() {
+        if !message.error.is_empty() {
+            return Err(message.error);
         }
-        Ok(data)
-    };
-    assert_eq!(read(daemon, FILE).await, Ok(b"tar".to_vec()));
+        if let Some(Part::Chunk(chunk)) = message.part.unwrap().part {
+            size += chunk.data.len();
+            hash.update(&chunk.data);
+        }
+    }
+    Ok((size, hash.finalize().to_vec()))
+}
+
+async fn files(daemon: &mut Daemon) {
+    assert_eq!(read(daemon, FILE).await, Ok((3, Sha256::digest("tar").to_vec())));
     let strange = read(daemon, VERSION).await;
     assert_eq!(strange, read(daemon, TOKEN).await, "another's file and no file are told alike");
     assert!(strange.is_err());
+}
+
+/// A file of `size` bytes on its way.
+struct Upload {
+    header: v1::FileHeader,
+    /// Indexes of the chunks in the order in which they are sent.
+    order: Vec<u32>,
+}
+
+const CHUNK: u64 = 2 * 1024 * 1024;
+
+/// What chunk `index` of a file holds; never the same twice.
+fn content(index: u32, size: u64) -> Vec<u8> {
+    let length = (size - u64::from(index) * CHUNK).min(CHUNK);
+    let mut data = vec![7; usize::try_from(length).unwrap()];
+    data[..4].copy_from_slice(&index.to_be_bytes());
+    data
+}
+
+impl Upload {
+    fn new(size: u64) -> Self {
+        let chunks = u32::try_from(size.div_ceil(CHUNK)).unwrap();
+        let mut hash = Sha256::new();
+        (0..chunks).for_each(|index| hash.update(content(index, size)));
+        let sha256 = hash.finalize().to_vec();
+        let header = v1::FileHeader { kind: "modules".into(), sha256, size, chunks };
+        Self { header, order: (0..chunks).collect() }
+    }
+
+    /// Sends it for the job; gives the file's id or the broker's error, and how many chunks it took.
+    async fn send(&self, daemon: &mut Daemon, job: &v1::Job) -> Result<String, String> {
+        let part = |part| Some(v1::FilePart { part: Some(part) });
+        let first = v1::UploadFileRequest {
+            part: part(Part::Header(self.header.clone())),
+            job_id: job.id.clone(),
+            lease_token: job.lease_token.clone(),
+        };
+        let header = self.header.clone();
+        let chunks = self.order.clone().into_iter().map(move |index| {
+            let data = content(index, header.size);
+            let chunk = v1::FileChunk { sha256: header.sha256.clone(), index, data };
+            v1::UploadFileRequest { part: part(Part::Chunk(chunk)), ..Default::default() }
+        });
+        let messages = tokio_stream::iter([first].into_iter().chain(chunks));
+        let answer = daemon.client.upload_file(with_key(messages, "hush")).await.unwrap();
+        let v1::UploadFileResponse { file_id, error } = answer.into_inner();
+        if error.is_empty() { Ok(file_id) } else { Err(error) }
+    }
+}
+
+/// Most memory that this process, broker and daemon in one, had since the last call, in KiB.
+fn peak_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+async fn uploads(world: &World, daemon: &mut Daemon) {
+    world.given_import("10000000-0000-0000-0000-00000000000f").await;
+    let job = daemon.acquire().await;
+    let small = || Upload::new(CHUNK + 5);
+    let mut wrong_hash = small();
+    wrong_hash.header.sha256[0] ^= 1;
+    let mut large = small();
+    large.header.size = 100 * 1024 * 1024 + 1;
+    for (upload, expected) in [
+        (wrong_hash, "does not have the announced sha256"),
+        (Upload { order: vec![0], ..small() }, "1 chunks with 2097152 bytes came"),
+        (Upload { order: vec![1, 0], ..small() }, "chunk 1 came where chunk 0 of 2 was due"),
+        (Upload { order: vec![0, 0], ..small() }, "chunk 0 came where chunk 1 of 2 was due"),
+        (Upload { order: Vec::new(), ..large }, "at most 104857600 fit"),
+    ] {
+        let error = upload.send(daemon, &job).await.unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+    assert_eq!(world.db.count("select count(*) from file_pieces").await, 0, "a piece stayed");
+    assert_eq!(world.db.count("select count(*) from file_uploads").await, 0);
+
+    let largest = Upload::new(100 * 1024 * 1024);
+    let before = peak_kib();
+    let began = std::time::Instant::now();
+    let file = largest.send(daemon, &job).await.unwrap();
+    let sent = (began.elapsed(), peak_kib());
+    assert_eq!(world.db.count("select count(*) from file_pieces").await, 50);
+    // The same content is not sent twice: none of these chunks would be taken.
+    let again = Upload { header: largest.header.clone(), order: vec![49, 49] };
+    assert_eq!(again.send(daemon, &job).await, Ok(file.clone()));
+    let result =
+        v1::TemplateImportResult { modules_file_id: Some(file.clone()), ..Default::default() };
+    let result = v1::complete_job_request::Result::TemplateImport(result);
+    assert_eq!(daemon.complete(&job, result).await, Ok(()));
+    let began = std::time::Instant::now();
+    let whole = (100 * 1024 * 1024, largest.header.sha256.clone());
+    assert_eq!(read(daemon, &file).await, Ok(whole));
+    let read = (began.elapsed(), peak_kib());
+    println!("100 MiB: sent {sent:?}, read {read:?}; before {before} KiB");
+    // Nobody has the file whole.
+    assert!(sent.1.max(read.1) < before + 48 * 1024, "{before} KiB, then {sent:?}, {read:?}");
 }

@@ -46,6 +46,8 @@ pub struct BuildInput {
     pub version_name: String,
     /// The version's cached modules.
     pub modules_file_id: Option<FileId>,
+    /// The template wants what `terraform init` made to be kept between builds.
+    pub reuse_terraform_workspace: bool,
 }
 
 /// The owner of a workspace, as a template sees it.
@@ -111,7 +113,8 @@ pub async fn find_build_input(
                    order by g.name
                ) as "groups!",
                t.id as template_id, t.name as template_name,
-               v.id as version_id, v.name as version_name, v.modules_file_id
+               v.id as version_id, v.name as version_name, v.modules_file_id,
+               t.reuse_terraform_workspace
         from workspace_builds b
         join workspaces w on w.id = b.workspace_id
         join organizations o on o.id = w.organization_id
@@ -154,6 +157,7 @@ pub async fn find_build_input(
             version_id: VersionId(row.version_id),
             version_name: row.version_name,
             modules_file_id: row.modules_file_id.map(FileId),
+            reuse_terraform_workspace: row.reuse_terraform_workspace,
         })
     })
     .transpose()

@@ -157,6 +157,7 @@ struct SettingsBody {
     allow_user_autostop: Option<bool>,
     allow_user_cancel_workspace_jobs: Option<bool>,
     require_active_version: Option<bool>,
+    reuse_terraform_workspace: Option<bool>,
     disable_everyone_group_access: Option<bool>,
 }
 
@@ -183,6 +184,9 @@ impl SettingsBody {
             require_active_version: self
                 .require_active_version
                 .unwrap_or(old.require_active_version),
+            reuse_terraform_workspace: self
+                .reuse_terraform_workspace
+                .unwrap_or(old.reuse_terraform_workspace),
         };
         check(&new)?;
         Ok(new)
@@ -222,6 +226,7 @@ fn defaults() -> Settings {
         allow_user_autostop: true,
         allow_user_cancel_workspace_jobs: true,
         require_active_version: false,
+        reuse_terraform_workspace: false,
     }
 }
 

@@ -78,6 +78,7 @@ pub(crate) fn settings_json(it: &Settings) -> Value {
         "allow_user_autostart": it.allow_user_autostart,
         "allow_user_autostop": it.allow_user_autostop,
         "allow_user_cancel_workspace_jobs": it.allow_user_cancel_workspace_jobs,
+        "reuse_terraform_workspace": it.reuse_terraform_workspace,
         "require_active_version": it.require_active_version,
     })
 }

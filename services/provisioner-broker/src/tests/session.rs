@@ -32,7 +32,7 @@ impl Stand {
     }
 
     /// A build of the workspace's owner, queued behind the newest.
-    async fn queue(&self, transition: &str) {
+    pub(super) async fn queue(&self, transition: &str) {
         let id = self.broker.backbone.ids.next();
         let sql = format!(
             "begin;
