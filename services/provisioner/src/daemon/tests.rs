@@ -1,4 +1,5 @@
 mod broker;
+mod faults;
 mod terraform;
 
 use std::net::Ipv4Addr;

@@ -30,6 +30,10 @@ pub(super) struct State {
     /// How the quota answers.
     pub(super) quota: Option<v1::CommitQuotaResponse>,
     pub(super) costs: Vec<i32>,
+    /// The call in which the server dies, and whether that is after the call took effect.
+    pub(super) dies: Option<(&'static str, bool)>,
+    /// Jobs handed out, each as often as it was.
+    pub(super) taken: Vec<String>,
 }
 
 /// One job handed out.
@@ -58,6 +62,8 @@ pub(super) struct Broker {
     state: Arc<Mutex<State>>,
     changed: Arc<Notify>,
     says: broadcast::Sender<v1::RegisterResponse>,
+    /// Stops the server of now.
+    serving: Arc<Mutex<CancellationToken>>,
     pub(super) lease_seconds: u32,
 }
 
@@ -70,17 +76,29 @@ pub(super) struct Server {
 
 impl Server {
     /// Goes away at once, with all its connections.
-    pub(super) async fn kill(self) {
+    pub(super) async fn kill(mut self) {
+        self.end().await;
+    }
+
+    async fn end(&mut self) {
         self.stop.cancel();
         self.task.abort();
-        let _ = self.task.await;
+        let _ = (&mut self.task).await;
+    }
+
+    /// Waits until the server dies of a call, and starts it again.
+    pub(super) async fn revive(&mut self, broker: &Broker) {
+        self.stop.cancelled().await;
+        self.end().await;
+        *self = broker.serve(self.addr).await;
     }
 }
 
 impl Broker {
     pub(super) fn new(lease_seconds: u32) -> Self {
         let says = broadcast::channel(16).0;
-        Self { state: Arc::default(), changed: Arc::default(), says, lease_seconds }
+        let (state, changed, serving) = Default::default();
+        Self { state, changed, says, serving, lease_seconds }
     }
 
     pub(super) async fn serve(&self, addr: SocketAddr) -> Server {
@@ -93,6 +111,7 @@ impl Broker {
         };
         let addr = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
+        *self.serving.lock().unwrap() = stop.clone();
         let service = ProvisionerServiceServer::new(self.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
@@ -134,8 +153,17 @@ impl Broker {
         waited.unwrap_or_else(|_| panic!("never: {what}"));
     }
 
+    /// Dies if this is the call and the moment for it.
+    async fn moment(&self, call: &'static str, after: bool) {
+        if self.with(|state| state.dies.take_if(|it| *it == (call, after)).is_some()) {
+            self.serving.lock().unwrap().cancel();
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Answers, unless the answer is to be lost.
-    fn answer<T>(&self, call: &'static str, answer: T) -> Result<Response<T>, Status> {
+    async fn answer<T>(&self, call: &'static str, answer: T) -> Result<Response<T>, Status> {
+        self.moment(call, true).await;
         let lost = self.with(|state| {
             let left = state.lose.entry(call).or_default();
             let lost = *left > 0;
@@ -172,6 +200,7 @@ impl ProvisionerService for Broker {
         if request.metadata().get(KEY_HEADER).is_none_or(|key| key != KEY) {
             return Err(Status::unauthenticated("unknown key"));
         }
+        self.moment("register", false).await;
         let mut messages = request.into_inner();
         let first = messages.message().await?.and_then(|it| it.message);
         let Some(v1::register_request::Message::Hello(hello)) = first else {
@@ -201,7 +230,14 @@ impl ProvisionerService for Broker {
             }
             changed.await;
         };
+        if self.with(|state| state.dies.is_some_and(|(call, _)| call == "acquire")) {
+            // What was taken for a caller that is gone goes back to the queue.
+            self.with(|state| state.queue.push_back(job.clone()));
+            let after = self.with(|state| state.dies.is_some_and(|(_, after)| after));
+            self.moment("acquire", after).await;
+        }
         let job = v1::Job { lease_seconds: self.lease_seconds, ..job };
+        self.with(|state| state.taken.push(job.id.clone()));
         let held = Job { token: job.lease_token.clone(), ..Default::default() };
         self.with(|state| state.held.insert(job.id.clone(), held));
         Ok(Response::new(v1::AcquireJobResponse { job: Some(job) }))
@@ -211,6 +247,7 @@ impl ProvisionerService for Broker {
         &self,
         request: Request<v1::UpdateJobRequest>,
     ) -> Result<Response<v1::UpdateJobResponse>, Status> {
+        self.moment("update", false).await;
         let it = request.into_inner();
         let canceled = self.on_job(&it.job_id.clone(), &it.lease_token.clone(), |job| {
             for line in &it.logs {
@@ -226,24 +263,26 @@ impl ProvisionerService for Broker {
             Ok(job.canceled)
         })?;
         let lease_seconds = self.lease_seconds;
-        self.answer("update", v1::UpdateJobResponse { canceled, lease_seconds })
+        self.answer("update", v1::UpdateJobResponse { canceled, lease_seconds }).await
     }
 
     async fn commit_quota(
         &self,
         request: Request<v1::CommitQuotaRequest>,
     ) -> Result<Response<v1::CommitQuotaResponse>, Status> {
+        self.moment("quota", false).await;
         let answer = self.with(|state| {
             state.costs.push(request.get_ref().daily_cost);
             state.quota.unwrap_or(v1::CommitQuotaResponse { ok: true, ..Default::default() })
         });
-        self.answer("quota", answer)
+        self.answer("quota", answer).await
     }
 
     async fn complete_job(
         &self,
         request: Request<v1::CompleteJobRequest>,
     ) -> Result<Response<v1::CompleteJobResponse>, Status> {
+        self.moment("complete", false).await;
         let it = request.into_inner();
         self.on_job(&it.job_id.clone(), &it.lease_token.clone(), |job| match &job.completed {
             Some(first) if *first != it => Err(Status::failed_precondition("another result")),
@@ -253,13 +292,14 @@ impl ProvisionerService for Broker {
                 Ok(())
             }
         })?;
-        self.answer("complete", v1::CompleteJobResponse {})
+        self.answer("complete", v1::CompleteJobResponse {}).await
     }
 
     async fn fail_job(
         &self,
         request: Request<v1::FailJobRequest>,
     ) -> Result<Response<v1::FailJobResponse>, Status> {
+        self.moment("fail", false).await;
         let it = request.into_inner();
         self.on_job(&it.job_id.clone(), &it.lease_token.clone(), |job| {
             if job.completed.is_some() {
@@ -268,7 +308,7 @@ impl ProvisionerService for Broker {
             job.failed = Some(it);
             Ok(())
         })?;
-        self.answer("fail", v1::FailJobResponse {})
+        self.answer("fail", v1::FailJobResponse {}).await
     }
 
     async fn upload_file(
@@ -276,6 +316,7 @@ impl ProvisionerService for Broker {
         request: Request<Streaming<v1::UploadFileRequest>>,
     ) -> Result<Response<v1::UploadFileResponse>, Status> {
         use v1::file_part::Part;
+        self.moment("upload", false).await;
         let mut messages = request.into_inner();
         let first = messages.message().await?.unwrap_or_default();
         self.on_job(&first.job_id, &first.lease_token, |_| Ok(()))?;
@@ -293,13 +334,14 @@ impl ProvisionerService for Broker {
         assert_eq!(data.len() as u64, header.size);
         let file_id = format!("{}-{}", header.kind, first.job_id);
         self.with(|state| state.files.insert(file_id.clone(), data));
-        self.answer("upload", v1::UploadFileResponse { file_id, error: String::new() })
+        self.answer("upload", v1::UploadFileResponse { file_id, error: String::new() }).await
     }
 
     async fn download_file(
         &self,
         request: Request<v1::DownloadFileRequest>,
     ) -> Result<Response<Self::DownloadFileStream>, Status> {
+        self.moment("download", false).await;
         let file = self.with(|state| state.files.get(&request.get_ref().file_id).cloned());
         let Some(file) = file else {
             let error = "no such file".to_owned();
