@@ -3,6 +3,7 @@
 
 mod api;
 mod args;
+mod daemon;
 mod data;
 mod figure;
 mod fleet;

@@ -1,5 +1,6 @@
 //! The questions, one module each.
 
+mod broker_idle;
 mod burst;
 mod claim;
 mod claim_growth;
@@ -8,6 +9,8 @@ mod idle_memory;
 mod idle_sweep;
 mod membership;
 mod promotion;
+mod queue_latency;
+mod queue_rate;
 mod reinit;
 mod settled;
 mod shop;
@@ -43,11 +46,17 @@ pub(crate) enum Question {
     WatchAll,
     /// What processes cost that have nothing to do.
     IdleMemory,
+    /// How soon an idle daemon holds what is queued.
+    QueueLatency,
+    /// How fast a full queue is worked off.
+    QueueRate,
+    /// What a broker costs whose daemons wait.
+    BrokerIdle,
 }
 
 impl Question {
     /// Every question, in the order of `all`.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::IdleSweep,
         Self::Trigger,
         Self::SweepDelta,
@@ -59,6 +68,9 @@ impl Question {
         Self::Reinit,
         Self::WatchAll,
         Self::IdleMemory,
+        Self::QueueLatency,
+        Self::QueueRate,
+        Self::BrokerIdle,
     ];
 
     /// As the command line says it.
@@ -75,6 +87,9 @@ impl Question {
             Self::Reinit => "reinit",
             Self::WatchAll => "watch-all",
             Self::IdleMemory => "idle-memory",
+            Self::QueueLatency => "queue-latency",
+            Self::QueueRate => "queue-rate",
+            Self::BrokerIdle => "broker-idle",
         }
     }
 
@@ -92,6 +107,13 @@ impl Question {
             Self::Reinit => "committed claim to the agent at work for its new owner",
             Self::WatchAll => "build updates to 1, 100 and 1 000 watchers; what an idle one costs",
             Self::IdleMemory => "resident memory of every process with nothing to do",
+            Self::QueueLatency => {
+                "committed build to the daemon that holds it, with the bus and without"
+            }
+            Self::QueueRate => {
+                "jobs taken and completed a second by 1 to 64 daemons, 10 000 waiting"
+            }
+            Self::BrokerIdle => "a broker with 1 000 daemons and no jobs",
         }
     }
 
@@ -110,6 +132,9 @@ impl Question {
             Self::Reinit => reinit::answer(stage, &mut report).await,
             Self::WatchAll => watch_all::answer(stage, &mut report).await,
             Self::IdleMemory => idle_memory::answer(stage, &mut report).await,
+            Self::QueueLatency => queue_latency::answer(stage, &mut report).await,
+            Self::QueueRate => queue_rate::answer(stage, &mut report).await,
+            Self::BrokerIdle => broker_idle::answer(stage, &mut report).await,
         };
         if let Err(error) = answered {
             report.check(false, || format!("not measured to the end: {error:#}"));

@@ -1,5 +1,5 @@
 //! What becomes of jobs that nobody runs any more. Set-based: any number of them costs one
-//! statement.
+//! statement. Ended rows are found by their ids: a join may read all of history.
 
 use berth_domain::id::{JobId, OrganizationId};
 use berth_domain::state::ProvisionerType;
@@ -32,7 +32,7 @@ pub async fn requeue_lost(db: impl Executor<'_>) -> Result<Vec<Lost>, DbError> {
         update provisioner_jobs j
         set started_at = null, worker_id = null, lease_token = null, lease_expires_at = null,
             updated_at = now()
-        from lost where j.id = lost.id
+        where j.id = any(array(select id from lost))
         returning j.id, j.organization_id, j.provisioner"
     )
     .fetch_all(db)
@@ -67,7 +67,7 @@ pub async fn fail_lost(
         set completed_at = $1, updated_at = $1, lease_expires_at = null,
             error = 'the provisioner daemon was lost: it did not renew its lease in time',
             error_code = case when j.canceled_at is null then 'infrastructure' else 'canceled' end
-        from lost where j.id = lost.id
+        where j.id = any(array(select id from lost))
         returning j.id, j.apply_started",
         at(now)
     )
@@ -124,7 +124,7 @@ pub async fn cancel_unserved(
         update provisioner_jobs j
         set canceled_at = $2, completed_at = $2, updated_at = $2,
             error = 'no provisioner daemon took the job in time', error_code = 'no_provisioner'
-        from unserved where j.id = unserved.id
+        where j.id = any(array(select id from unserved))
         returning j.id",
         pending_seconds,
         at(now)
