@@ -15,6 +15,8 @@ mod reinit;
 mod settled;
 mod shop;
 mod sweep_delta;
+mod terraform_overhead;
+mod transfer;
 mod trigger;
 mod watch_all;
 
@@ -52,11 +54,15 @@ pub(crate) enum Question {
     QueueRate,
     /// What a broker costs whose daemons wait.
     BrokerIdle,
+    /// How long the largest file takes from a daemon and back, and what memory.
+    Transfer,
+    /// What a build adds to what Terraform takes.
+    TerraformOverhead,
 }
 
 impl Question {
     /// Every question, in the order of `all`.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::IdleSweep,
         Self::Trigger,
         Self::SweepDelta,
@@ -71,6 +77,8 @@ impl Question {
         Self::QueueLatency,
         Self::QueueRate,
         Self::BrokerIdle,
+        Self::Transfer,
+        Self::TerraformOverhead,
     ];
 
     /// As the command line says it.
@@ -90,6 +98,8 @@ impl Question {
             Self::QueueLatency => "queue-latency",
             Self::QueueRate => "queue-rate",
             Self::BrokerIdle => "broker-idle",
+            Self::Transfer => "transfer",
+            Self::TerraformOverhead => "terraform-overhead",
         }
     }
 
@@ -114,6 +124,8 @@ impl Question {
                 "jobs taken and completed a second by 1 to 64 daemons, 10 000 waiting"
             }
             Self::BrokerIdle => "a broker with 1 000 daemons and no jobs",
+            Self::Transfer => "100 MiB from a daemon to the broker and back: time, peak memory",
+            Self::TerraformOverhead => "a no-op Terraform build beside bare terraform apply",
         }
     }
 
@@ -135,6 +147,8 @@ impl Question {
             Self::QueueLatency => queue_latency::answer(stage, &mut report).await,
             Self::QueueRate => queue_rate::answer(stage, &mut report).await,
             Self::BrokerIdle => broker_idle::answer(stage, &mut report).await,
+            Self::Transfer => transfer::answer(stage, &mut report).await,
+            Self::TerraformOverhead => terraform_overhead::answer(stage, &mut report).await,
         };
         if let Err(error) = answered {
             report.check(false, || format!("not measured to the end: {error:#}"));

@@ -18,6 +18,7 @@ mod reinit;
 mod secret;
 mod shell;
 mod template;
+mod terraform;
 mod trace;
 mod watch;
 

@@ -10,7 +10,7 @@ use crate::{BERTH, template};
 const SECRET: &str = template::SECRET;
 
 /// Every table whose rows show this text, as text or as bytes.
-async fn tables_with(stack: &TestStack, text: &str) -> Vec<String> {
+pub(crate) async fn tables_with(stack: &TestStack, text: &str) -> Vec<String> {
     let tables = stack
         .database()
         .rows("select tablename from pg_tables where schemaname = 'public' order by 1")

@@ -209,3 +209,51 @@ pub async fn list_values(db: impl Executor<'_>, user: UserId) -> Result<Vec<Secr
         })
         .collect())
 }
+
+/// The first `limit` values after the secret `after`, in their order, that another key than `key_id`
+/// sealed or none.
+#[tracing::instrument(name = "db.user_secret.list_keyed_otherwise", skip_all, err)]
+pub async fn list_keyed_otherwise(
+    db: impl Executor<'_>,
+    key_id: Option<&str>,
+    (after, limit): (Uuid, i64),
+) -> Result<Vec<(Uuid, Stored)>, DbError> {
+    let rows = sqlx::query!(
+        "
+        select id, value, key_id, data_key from user_secrets
+        where id > $2 and key_id is distinct from $1
+        order by id limit $3",
+        key_id,
+        after,
+        limit
+    )
+    .fetch_all(db)
+    .await?;
+    let stored =
+        rows.into_iter().map(|row| (row.id, Stored::new(row.value, row.key_id, row.data_key)));
+    Ok(stored.collect())
+}
+
+/// Replaces a value that is still stored as `old`; `false`: it is another by now.
+#[tracing::instrument(name = "db.user_secret.replace", skip_all, fields(secret.id = %id), err)]
+pub async fn replace(
+    db: impl Executor<'_>,
+    id: Uuid,
+    old: &Stored,
+    new: &Stored,
+) -> Result<bool, DbError> {
+    let done = sqlx::query!(
+        "
+        update user_secrets set value = $4, key_id = $5, data_key = $6
+        where id = $1 and value = $2 and data_key is not distinct from $3",
+        id,
+        old.bytes,
+        old.data_key(),
+        new.bytes,
+        new.key_id(),
+        new.data_key()
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}

@@ -1,11 +1,11 @@
 //! Bringing every stored secret to the current key, or to none.
 
 use berth_db::build_state::{self, KeyedState};
-use berth_db::{DbError, Pool, Stored, encryption_key};
+use berth_db::{DbError, Pool, Stored, encryption_key, user_secret};
 use berth_domain::id::BuildId;
 use uuid::Uuid;
 
-use super::{SecretError, Vault, state_place};
+use super::{SecretError, Vault, state_place, user_secret_place};
 use crate::Clock;
 
 /// Values that are read at once. States may have megabytes.
@@ -29,9 +29,12 @@ pub enum RekeyError {
     /// A value that does not open. It was left as it is.
     #[error("the state of build {0}")]
     State(BuildId, #[source] SecretError),
+    /// The same of a user's secret.
+    #[error("the user secret {0}")]
+    UserSecret(Uuid, #[source] SecretError),
 }
 
-/// Brings all states to the current key of the vault: those of other keys get their data key
+/// Brings all states and users' secrets to the current key of the vault: those of other keys get their data key
 /// encrypted anew, readable ones are sealed, and where the vault does not seal all are opened.
 /// Services may run meanwhile if they have the same keys.
 pub async fn rekey(db: &Pool, vault: &Vault, clock: &Clock) -> Result<Rekeyed, RekeyError> {
@@ -50,6 +53,7 @@ pub async fn rekey(db: &Pool, vault: &Vault, clock: &Clock) -> Result<Rekeyed, R
                 done.values += u64::from(change(db, vault, state).await?);
             }
         }
+        done.values += user_secrets(db, vault).await?;
         // Once more from the beginning, until nothing came between.
         if done.values == before {
             break;
@@ -57,6 +61,26 @@ pub async fn rekey(db: &Pool, vault: &Vault, clock: &Clock) -> Result<Rekeyed, R
     }
     done.retired = encryption_key::retire_others(db, current, clock.now()).await?;
     Ok(done)
+}
+
+/// Brings the secrets of users to the current key; gives how many. They are small: each is sealed
+/// anew.
+async fn user_secrets(db: &Pool, vault: &Vault) -> Result<u64, RekeyError> {
+    let (mut after, mut changed) = (Uuid::nil(), 0);
+    loop {
+        let page = (after, BATCH);
+        let stored = user_secret::list_keyed_otherwise(db, vault.current(), page).await?;
+        let Some((last, _)) = stored.last() else { return Ok(changed) };
+        after = *last;
+        for (id, old) in stored {
+            let failed = |error: berth_vault::VaultError| RekeyError::UserSecret(id, error.into());
+            let text = id.to_string();
+            let place = user_secret_place(&text);
+            let value = vault.open(place, old.clone()).map_err(failed)?;
+            let new = vault.seal(place, value).map_err(failed)?;
+            changed += u64::from(user_secret::replace(db, id, &old, &new).await?);
+        }
+    }
 }
 
 /// Changes one; `false`: somebody stored another meanwhile.
