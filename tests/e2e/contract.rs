@@ -4,14 +4,14 @@ mod schema;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_testkit::{Exchange, Service, TestStack};
+use berth_testkit::{Exchange, SOON, Service, TestStack, wait_until};
 use serde_json::{Value, json};
 
 use crate::{BERTH, architecture, template};
 use schema::Document;
 
 /// What this slice serves at least: everything the journeys of 00-architecture need.
-const SERVED: [&str; 32] = [
+const SERVED: [&str; 37] = [
     "GET /buildinfo",
     "GET /files/{fileID}",
     "GET /notifications/inbox",
@@ -25,9 +25,13 @@ const SERVED: [&str; 32] = [
     "GET /templates/{template}",
     "GET /templates/{template}/versions",
     "GET /templateversions/{templateversion}",
+    "GET /templateversions/{templateversion}/dry-run/{jobID}",
+    "GET /templateversions/{templateversion}/dry-run/{jobID}/logs",
+    "GET /templateversions/{templateversion}/dry-run/{jobID}/resources",
     "GET /templateversions/{templateversion}/logs",
     "GET /templateversions/{templateversion}/presets",
     "GET /templateversions/{templateversion}/rich-parameters",
+    "GET /templateversions/{templateversion}/variables",
     "GET /users",
     "GET /users/{user}",
     "GET /users/{user}/organizations",
@@ -42,6 +46,7 @@ const SERVED: [&str; 32] = [
     "GET /workspaces/{workspace}/builds",
     "POST /files",
     "POST /organizations/{organization}/members/{user}/workspaces",
+    "POST /templateversions/{templateversion}/dry-run",
     "POST /users/login",
     "POST /workspaces/{workspace}/builds",
 ];
@@ -144,6 +149,7 @@ async fn journey(stack: &TestStack) -> BTreeMap<&'static str, String> {
     app.put(owner, "/prebuilds/settings", paused.clone()).await.ok();
     let again = app.put(owner, "/prebuilds/settings", paused).await;
     assert_eq!(again.status, 304, "nothing was changed: {again:?}");
+    dry_run(stack, &pushed).await;
     let token = json!({ "token_name": "ci", "lifetime": 3_600_000_000_000_i64, "scope": "all" });
     app.post(owner, "/users/me/keys/tokens", token).await;
 
@@ -167,6 +173,21 @@ async fn journey(stack: &TestStack) -> BTreeMap<&'static str, String> {
         ("{workspaceagent}", text(&agent["id"])),
         ("{fileID}", stack.database().value(file).await),
     ])
+}
+
+/// A dry run of the active version, from its queueing to its resources.
+async fn dry_run(stack: &TestStack, template: &Value) {
+    let path = format!("/templateversions/{}/dry-run", text(&template["active_version_id"]));
+    let job = stack.app.post(&stack.owner, &path, json!({})).await.expect(201);
+    let path = format!("{path}/{}", text(&job["id"]));
+    wait_until("the dry run ends", SOON, async || {
+        let job = stack.app.get(&stack.owner, &path).await.expect(200);
+        (!job["completed_at"].is_null()).then_some(())
+    })
+    .await;
+    for more in ["resources", "logs"] {
+        stack.app.get(&stack.owner, &format!("{path}/{more}")).await.expect(200);
+    }
 }
 
 /// What is refused has the contract's error body too.

@@ -14,6 +14,7 @@ mod overcreate;
 mod preset;
 mod promotion;
 mod race;
+mod rehearsal;
 mod reinit;
 mod secret;
 mod shell;

@@ -1,6 +1,6 @@
 //! Uploaded archives.
 
-use berth_domain::id::{FileId, UserId};
+use berth_domain::id::{FileId, TemplateId, UserId};
 use jiff::Timestamp;
 
 use crate::{DbError, Executor, at};
@@ -65,6 +65,22 @@ pub async fn find(db: impl Executor<'_>, id: FileId) -> Result<Option<File>, DbE
         created_by: UserId(row.created_by),
         mimetype: row.mimetype,
     }))
+}
+
+/// Templates of which a version is made of the file, 100 at most.
+#[tracing::instrument(name = "db.file.list_templates", skip_all, fields(file.id = %id), err)]
+pub async fn list_templates(db: impl Executor<'_>, id: FileId) -> Result<Vec<TemplateId>, DbError> {
+    let ids = sqlx::query_scalar!(
+        r#"
+        select distinct v.template_id as "template_id!"
+        from provisioner_jobs j join template_versions v on v.job_id = j.id
+        where j.file_id = $1 and v.template_id is not null
+        limit 100"#,
+        id.0
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(ids.into_iter().map(TemplateId).collect())
 }
 
 /// The content of a file.

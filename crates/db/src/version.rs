@@ -29,7 +29,7 @@ pub struct NewVersion {
     pub provisioner: ProvisionerType,
     /// The archive.
     pub file_id: FileId,
-    /// Values of template variables: name, value.
+    /// Values of template variables: name, value. Names are unique.
     pub variables: Vec<(String, String)>,
     /// Which daemons may run its jobs.
     pub tags: Tags,
@@ -41,18 +41,12 @@ pub struct NewVersion {
     pub now: Timestamp,
 }
 
-/// Stores a version and its import job, in one statement.
+/// Stores a version, its import job, and the values of its variables, in one statement. A variable
+/// for which none is given keeps the value that was given for the template's active version.
 #[tracing::instrument(name = "db.version.insert", skip_all, fields(version.id = %new.id), err)]
 pub async fn insert(db: impl Executor<'_>, new: &NewVersion) -> Result<(), DbError> {
-    let variables: Vec<Value> = new
-        .variables
-        .iter()
-        .map(|(name, value)| serde_json::json!({ "name": name, "value": value }))
-        .collect();
-    let input = serde_json::json!({
-        "template_version_id": new.id,
-        "user_variable_values": variables,
-    });
+    let input = serde_json::json!({ "template_version_id": new.id });
+    let (names, values): (Vec<String>, Vec<String>) = new.variables.iter().cloned().unzip();
     sqlx::query!(
         "
         with job as (
@@ -61,6 +55,19 @@ pub async fn insert(db: impl Executor<'_>, new: &NewVersion) -> Result<(), DbErr
                 trace_metadata, created_at, updated_at
             )
             values ($2, $3, $4, 'template_version_import', $5, $6, $7, $8, $9, $10, $11, $11)
+        ), given as (
+            select * from unnest($15::text[], $16::text[]) as g (name, value)
+        ), valued as (
+            insert into template_version_variables (
+                template_version_id, name, value, sensitive, origin, declared
+            )
+            select $1::uuid, name, value, false, 'given', false from given
+            union all
+            select $1::uuid, o.name, o.value, o.sensitive, 'kept', false
+            from templates t
+            join template_version_variables o on o.template_version_id = t.active_version_id
+            where t.id = $12 and o.origin <> 'default'
+              and not exists (select from given g where g.name = o.name)
         )
         insert into template_versions (
             id, template_id, organization_id, name, message, job_id, provisioner, created_by,
@@ -80,7 +87,9 @@ pub async fn insert(db: impl Executor<'_>, new: &NewVersion) -> Result<(), DbErr
         at(new.now),
         new.template_id.map(|it| it.0),
         new.name,
-        new.message
+        new.message,
+        &names,
+        &values
     )
     .execute(db)
     .await?;
@@ -243,6 +252,49 @@ pub async fn rename(
     Ok(done.rows_affected() == 1)
 }
 
+/// What archiving a version comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Archived {
+    /// It is as asked, now or before.
+    Done,
+    /// It is the template's active version, or is becoming it.
+    InUse,
+}
+
+/// Puts a version away, or takes it out again. What is in use by its template stays; the template's
+/// lock comes first, so that no promotion overtakes.
+#[tracing::instrument(name = "db.version.set_archived", skip_all, fields(version.id = %id), err)]
+pub async fn set_archived(
+    db: &mut crate::Connection,
+    id: VersionId,
+    archived: bool,
+    now: Timestamp,
+) -> Result<Archived, DbError> {
+    sqlx::query!(
+        "
+        select from templates t join template_versions v on v.template_id = t.id
+        where v.id = $1
+        for no key update of t",
+        id.0
+    )
+    .execute(&mut *db)
+    .await?;
+    let done = sqlx::query!(
+        "
+        update template_versions v set archived = $2, updated_at = $3
+        where v.id = $1 and not ($2 and exists (
+            select from templates t
+            where v.id in (t.active_version_id, t.candidate_version_id)
+        ))",
+        id.0,
+        archived,
+        at(now)
+    )
+    .execute(db)
+    .await?;
+    Ok(if done.rows_affected() == 1 { Archived::Done } else { Archived::InUse })
+}
+
 /// Asks for the end of an import. A job that no daemon has ends at once. `None`: it has ended
 /// already, or a cancel was asked before.
 #[tracing::instrument(name = "db.version.cancel_import", skip_all, fields(job.id = %job), err)]
@@ -342,9 +394,11 @@ pub async fn list_variables(
     id: VersionId,
 ) -> Result<Vec<Variable>, DbError> {
     let rows = sqlx::query!(
-        "
-        select name, description, type as kind, default_value, value, required, sensitive
-        from template_version_variables where template_version_id = $1 order by name",
+        r#"
+        select name, description, type as kind, default_value, value, required,
+               -- What the import has not read yet may turn out to be a secret.
+               sensitive or not declared as "sensitive!"
+        from template_version_variables where template_version_id = $1 order by name"#,
         id.0
     )
     .fetch_all(db)

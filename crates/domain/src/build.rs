@@ -100,6 +100,9 @@ pub fn job_class(
         }
         (JobKind::WorkspaceBuild, _) => JobClass::Human,
         (JobKind::TemplateVersionImport | JobKind::TemplateVersionDryRun, _) => JobClass::Template,
+        // Nobody waits for it, but it should be over before somebody claims: a plan of one prebuild
+        // goes before the making of others.
+        (JobKind::Rehearsal, _) => JobClass::PrebuildDelete,
     }
 }
 

@@ -107,6 +107,22 @@ closed_set! {
         TemplateVersionDryRun = "template_version_dry_run",
         /// One build of a workspace.
         WorkspaceBuild = "workspace_build",
+        /// Plans the claim of a prebuild for a stand-in owner, and applies nothing.
+        Rehearsal = "prebuild_rehearsal",
+    }
+}
+
+closed_set! {
+    /// What came of a pool's rehearsal.
+    RehearsalOutcome {
+        /// A claim replaces nothing.
+        Clean = "clean",
+        /// A claim replaces resources.
+        Replaces = "replaces",
+        /// The template cannot be planned for another owner: claims will fail.
+        Failed = "failed",
+        /// Nothing is known: no fault of the template's. It is ordered again, a few times.
+        Lost = "lost",
     }
 }
 
@@ -151,6 +167,8 @@ closed_set! {
         Invalid = "invalid",
         /// No daemon took it in time.
         NoProvisioner = "no_provisioner",
+        /// The template declares variables that have neither value nor default.
+        RequiredVariables = "required_template_variables",
     }
 }
 

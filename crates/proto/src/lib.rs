@@ -12,6 +12,18 @@ pub mod v1 {
     tonic::include_proto!("berth.provisioner.v1");
 }
 
+impl v1::Job {
+    /// The workspace build that it runs, or rehearses.
+    #[must_use]
+    pub fn build(&self) -> Option<&v1::WorkspaceBuild> {
+        match self.input.as_ref()? {
+            v1::job::Input::WorkspaceBuild(build) => Some(build),
+            v1::job::Input::Rehearsal(rehearsal) => rehearsal.claim.as_ref(),
+            v1::job::Input::TemplateImport(_) | v1::job::Input::TemplateDryRun(_) => None,
+        }
+    }
+}
+
 /// Version of the protocol that this binary speaks, "major.minor".
 pub const API_VERSION: &str = "1.0";
 

@@ -39,6 +39,8 @@ pub(crate) struct ProvisionerJob {
     canceled_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "String::is_empty")]
     error: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_code: Option<&'static str>,
     /// Ours: whose fault the failure is.
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<JobErrorCode>,
@@ -82,7 +84,11 @@ impl From<JobView> for ProvisionerJob {
             },
             id: job.id,
             organization_id: job.organization_id,
-            kind: job.kind,
+            // Clients know no rehearsals; to them it is a plan that nothing follows.
+            kind: match job.kind {
+                JobKind::Rehearsal => JobKind::TemplateVersionDryRun,
+                other => other,
+            },
             status: job.status,
             file_id: job.file_id,
             metadata: Metadata {
@@ -105,6 +111,9 @@ impl From<JobView> for ProvisionerJob {
             completed_at: job.completed_at,
             canceled_at: job.canceled_at,
             error: job.error,
+            // The one code that clients know: they ask for the values then.
+            error_code: (job.error_code == Some(JobErrorCode::RequiredVariables))
+                .then_some("REQUIRED_TEMPLATE_VARIABLES"),
             failure: job.error_code,
             worker_id: job.worker_id,
             worker_name: job.worker_name,

@@ -6,6 +6,7 @@ mod build;
 mod build_log;
 mod build_state;
 mod claim;
+mod dry_run;
 mod file;
 mod group;
 mod inbox;
@@ -47,6 +48,7 @@ const RESOURCES: &[fn() -> Router<App>] = &[
     group::routes,
     audit_log::routes,
     version::routes,
+    dry_run::routes,
     template::routes,
     promotion::routes,
     meta::routes,

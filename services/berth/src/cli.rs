@@ -132,6 +132,9 @@ pub(crate) fn main() -> ExitCode {
                 Command::Migrate(args) => process::migrate(args).await,
                 Command::TerraformProvider => berth_terraform_provider::serve().await,
                 Command::TerraformMirror { dir } => process::terraform_mirror(&dir),
+                Command::Provisioner(process::ProvisionerCommand::List) => {
+                    command::provisioner_key::daemons(&global, output).await
+                }
                 Command::Provisioner(process::ProvisionerCommand::Keys(it)) => {
                     command::provisioner_key::run(&global, output, it).await
                 }

@@ -106,6 +106,18 @@ impl Client {
         Ok(text(&answer, "hash").to_owned())
     }
 
+    /// Reads what is no JSON, such as an archive.
+    pub(crate) async fn download(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        let request = self.request(Method::GET, path).timeout(Duration::from_mins(5));
+        let body = self
+            .ride(request, Repeat::Always, async |request| {
+                let response = self.send(request).await?;
+                response.bytes().await.map_err(Failure::of)
+            })
+            .await?;
+        Ok(body.into())
+    }
+
     /// Follows server-sent events until the server ends them.
     pub(crate) async fn events(
         &self,

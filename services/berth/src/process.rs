@@ -65,6 +65,8 @@ enum Service {
 pub(crate) enum ProvisionerCommand {
     /// Run a provisioner daemon
     Start(ProvisionerArgs),
+    /// List the daemons: what they run, and whether they are there
+    List,
     /// Make, list and revoke the keys that admit daemons
     #[command(subcommand)]
     Keys(KeyCommand),

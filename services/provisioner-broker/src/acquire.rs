@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use berth_backbone::{SecretError, user_secret_place};
 use berth_bus::trace;
-use berth_db::job::{self, BuildInput, Filter, Held};
+use berth_db::job::{self, BuildInput, Filter, Held, RunningAgent};
 use berth_db::user_secret::{self, SecretValue};
-use berth_db::{DbError, build, build_state, completion, daemon};
+use berth_db::{DbError, build, build_state, completion, daemon, dry_run, rehearsal};
 use berth_domain::id::{BuildId, DaemonId, OrganizationId, PREBUILDS_USER, VersionId};
 use berth_domain::state::{BuildStage, JobErrorCode, JobKind, Transition};
 use berth_proto::v1;
@@ -156,13 +156,22 @@ async fn job_of(broker: &Broker, held: &Held) -> Result<v1::Job, InputError> {
         }
         JobKind::TemplateVersionDryRun => {
             let version: Uuid = input_id(held, "template_version_id")?;
-            job.variables = variables(broker, VersionId(version)).await?;
+            let version = VersionId(version);
+            job.variables = variables(broker, version).await?;
+            let modules = dry_run::find_modules(&broker.backbone.db, version).await?;
+            job.modules_file_id = modules.map(|it| it.to_string());
+            let name = held.input.get("workspace_name").and_then(serde_json::Value::as_str);
+            let metadata = v1::Metadata {
+                workspace_name: name.unwrap_or_default().to_owned(),
+                ..v1::Metadata::default()
+            };
             job.input = Some(v1::job::Input::TemplateDryRun(v1::TemplateDryRun {
                 parameters: dry_run_parameters(&held.input),
-                metadata: Some(v1::Metadata::default()),
+                metadata: Some(metadata),
             }));
             record_wait(broker, held, ("", ""));
         }
+        JobKind::Rehearsal => fill_rehearsal(broker, held, &mut job).await?,
     }
     Ok(job)
 }
@@ -223,13 +232,74 @@ async fn fill_build(broker: &Broker, held: &Held, job: &mut v1::Job) -> Result<(
         parameters: values(parameters),
         previous_parameters: values(previous),
         metadata: Some(metadata(build, token)),
-        running_agents: agents
-            .into_iter()
-            .map(|it| v1::RunningAgent { agent_id: it.state_id, token: it.token.to_string() })
-            .collect(),
+        running_agents: running_agents(agents),
         user_secrets: secrets,
     }));
     Ok(())
+}
+
+/// The claim of a prebuild as it would be for somebody else.
+async fn fill_rehearsal(broker: &Broker, held: &Held, job: &mut v1::Job) -> Result<(), InputError> {
+    let db = &broker.backbone.db;
+    let id = BuildId(input_id(held, "rehearsed_build_id")?);
+    let build = job::find_build_input(db, id)
+        .await?
+        .ok_or_else(|| InputError::Broken(format!("build {id} does not exist")))?;
+    if !rehearsal::is_current(db, id).await? {
+        let text = "the prebuild to rehearse with was claimed or deleted meanwhile";
+        return Err(InputError::Broken(text.to_owned()));
+    }
+    let state = match build_state::find(db, id).await? {
+        Some(stored) => broker.vault.open_state(build.workspace_id, stored)?,
+        None => Vec::new(),
+    };
+    let parameters = build::list_parameters(db, id).await?;
+    let agents = job::list_running_agents(db, build.workspace_id).await?;
+    job.variables = variables(broker, build.version_id).await?;
+    job.modules_file_id = build.modules_file_id.map(|it| it.to_string());
+    record_wait(broker, held, (build.transition.as_str(), "rehearsal"));
+    job.input = Some(v1::job::Input::Rehearsal(v1::Rehearsal {
+        claim: Some(v1::WorkspaceBuild {
+            build_id: held.id.to_string(),
+            state,
+            parameters: values(parameters.clone()),
+            previous_parameters: values(parameters),
+            metadata: Some(stand_in(metadata(build, String::new()), held)),
+            running_agents: running_agents(agents),
+            // A stand-in has none.
+            user_secrets: Vec::new(),
+        }),
+    }));
+    Ok(())
+}
+
+/// Puts a stand-in in the owner's place, who differs from the prebuilds user in all that a claim
+/// changes: what depends on any of it shows in the plan. His token opens nothing.
+fn stand_in(prebuild: v1::Metadata, held: &Held) -> v1::Metadata {
+    v1::Metadata {
+        transition: v1::Transition::Start.into(),
+        workspace_name: "rehearsal".to_owned(),
+        owner_id: held.id.to_string(),
+        owner_name: "rehearsal".to_owned(),
+        owner_full_name: "Rehearsal of a claim".to_owned(),
+        owner_email: "rehearsal@example.invalid".to_owned(),
+        owner_groups: vec!["Everyone".to_owned()],
+        owner_session_token: format!("{}-{}", "0".repeat(10), "0".repeat(22)),
+        owner_login_type: "password".to_owned(),
+        owner_roles: vec![v1::Role {
+            name: "organization-member".to_owned(),
+            organization_id: held.organization_id.to_string(),
+        }],
+        build_id: held.id.to_string(),
+        stage: v1::BuildStage::Claim.into(),
+        ..prebuild
+    }
+}
+
+fn running_agents(agents: Vec<RunningAgent>) -> Vec<v1::RunningAgent> {
+    let agent =
+        |it: RunningAgent| v1::RunningAgent { agent_id: it.state_id, token: it.token.to_string() };
+    agents.into_iter().map(agent).collect()
 }
 
 fn record_wait(broker: &Broker, held: &Held, (transition, reason): (&str, &str)) {

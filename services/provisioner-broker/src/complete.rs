@@ -3,6 +3,7 @@
 mod build;
 mod collect;
 mod import;
+mod rehearsal;
 
 use berth_backbone::{Vault, Work};
 use berth_db::job::{self, Ending, Locked};
@@ -177,6 +178,7 @@ async fn write(
         (JobKind::TemplateVersionDryRun, Output::TemplateDryRun(it)) => {
             import::store_dry_run(work, job, it).await?;
         }
+        (JobKind::Rehearsal, Output::Rehearsal(it)) => rehearsal::store(work, job, it).await?,
         (kind, _) => {
             return Err(Refusal::Template(format!("the result is not one of a {kind} job")));
         }

@@ -8,7 +8,7 @@ use berth_bus::event::{
 };
 use berth_db::completion::{self, Facts};
 use berth_db::job::Held;
-use berth_db::{DbError, build, build_state, job, job_log};
+use berth_db::{DbError, build, build_state, job, job_log, rehearsal};
 use berth_domain::id::JobId;
 use berth_domain::state::{
     BuildReason, BuildStage, JobClass, JobErrorCode, JobStatus, LogLevel, Transition,
@@ -46,11 +46,18 @@ pub(crate) async fn put_back(broker: &Broker, held: &Held) -> Result<(), DbError
 pub(crate) async fn failed(work: &mut Work, jobs: &[JobId]) -> Result<(), SettleError> {
     build_state::carry(work.conn(), jobs).await?;
     completion::carry_costs(work.conn(), jobs).await?;
-    ended(work, jobs).await
+    // Some of the jobs run no build, so they may be rehearsals that found nothing.
+    if ended(work, jobs).await? < jobs.len() {
+        let now = work.now();
+        for preset in rehearsal::mark_ended(work.conn(), jobs, now).await? {
+            work.emit(Wake::pool(preset));
+        }
+    }
+    Ok(())
 }
 
-/// What follows when jobs end, however they do.
-pub(crate) async fn ended(work: &mut Work, jobs: &[JobId]) -> Result<(), SettleError> {
+/// What follows when jobs end, however they do. Gives how many of them run builds.
+pub(crate) async fn ended(work: &mut Work, jobs: &[JobId]) -> Result<usize, SettleError> {
     let now = work.now();
     let builds = completion::mark_workspaces(work.conn(), jobs, now).await?;
     if !builds.is_empty() {
@@ -66,7 +73,7 @@ pub(crate) async fn ended(work: &mut Work, jobs: &[JobId]) -> Result<(), SettleE
         let last_id = last_ids.get(job_id).copied().unwrap_or_default();
         work.emit(Event::Logs(LogsAdded { job_id: *job_id, last_id, end: true }));
     }
-    Ok(())
+    Ok(builds.len())
 }
 
 async fn follow_up(work: &mut Work, facts: &Facts) -> Result<(), SettleError> {

@@ -71,6 +71,13 @@ impl World {
     }
 
     async fn given_template(&self) {
+        self.sql(
+            "create table told (subject text);
+             create function tell() returns trigger language plpgsql as
+                 $$ begin insert into told values (new.subject); return new; end $$;
+             create trigger tell after insert on outbox for each row execute function tell();",
+        )
+        .await;
         self.sql(&format!(
             "insert into organizations (id, name, created_at, updated_at) values ('{ORG}', 'acme', now(), now());
              insert into users (id, username, email, created_at, updated_at) values ('{USER}', 'alice', 'a@x', now(), now());
@@ -105,6 +112,29 @@ impl World {
              update workspaces set latest_build_id = '{build}', latest_build_number = {number};
              commit;"
         )).await;
+    }
+}
+
+impl World {
+    /// The rehearsal of the pool, ordered as the reconciler does.
+    async fn given_rehearsal(&self, job: &str) {
+        self.sql(&format!(
+            "begin;
+             insert into provisioner_jobs (id, organization_id, initiator_id, kind, provisioner, class, file_id, input, created_at, updated_at)
+             select '{job}', '{ORG}', '{PREBUILDS}', 'prebuild_rehearsal', 'terraform', 3, '{FILE}',
+                    jsonb_build_object('template_version_id', '{VERSION}', 'preset_id', pool_preset_id, 'rehearsed_build_id', latest_build_id),
+                    now(), now()
+             from workspaces;
+             insert into prebuild_rehearsals (preset_id, job_id, build_id, ordered_at)
+             select pool_preset_id, '{job}', latest_build_id, now() from workspaces
+             on conflict (preset_id) do update set job_id = excluded.job_id, outcome = null, ended_at = null;
+             commit;"
+        )).await;
+    }
+
+    /// How many messages about replacements were ever told to be sent.
+    async fn notified(&self) -> i64 {
+        self.db.count("select count(*) from told where subject like '%notify%'").await
     }
 }
 
@@ -150,6 +180,17 @@ impl Daemon {
         let request = v1::AcquireJobRequest { daemon_id: self.id.clone(), wait_seconds: 20 };
         let answer = self.client.acquire_job(with_key(request, "hush")).await.unwrap();
         answer.into_inner().job.expect("a job is queued")
+    }
+
+    async fn fail(&mut self, job: &v1::Job, error_code: &str) {
+        let request = v1::FailJobRequest {
+            job_id: job.id.clone(),
+            lease_token: job.lease_token.clone(),
+            error_code: error_code.into(),
+            error: "it went wrong".into(),
+            ..v1::FailJobRequest::default()
+        };
+        self.client.fail_job(with_key(request, "hush")).await.unwrap();
     }
 
     async fn complete(
@@ -231,8 +272,10 @@ async fn a_template_is_imported_prebuilt_claimed_and_survives_a_lost_daemon() {
     assert_eq!(refused.code(), Code::Unauthenticated);
 
     bad_import_fails(&world, &mut daemon).await;
+    variables(&world, &mut daemon).await;
     import(&world, &mut daemon).await;
     prebuild(&world, &mut daemon).await;
+    rehearsal(&world, &mut daemon).await;
     claim(&world, &mut daemon).await;
     files(&mut daemon).await;
     uploads(&world, &mut daemon).await;
@@ -253,9 +296,47 @@ async fn bad_import_fails(world: &World, daemon: &mut Daemon) {
     assert_eq!(daemon.complete(&job, preset(5)).await, Ok(()), "the same report again");
 }
 
+/// Values that were given for what the template does not declare, and what a push keeps.
+async fn variables(world: &World, daemon: &mut Daemon) {
+    let id = "10000000-0000-0000-0000-000000000003";
+    world.sql(&format!(
+        "insert into template_version_variables (template_version_id, name, value, origin, declared)
+         values ('{VERSION}', 'region', 'eu', 'given', false), ('{VERSION}', 'tpyo', 'x', 'given', false),
+                ('{VERSION}', 'gone', 'old', 'kept', false);"
+    )).await;
+    world.given_import(id).await;
+    let job = daemon.acquire().await;
+    let names: Vec<_> = job.variables.iter().map(|it| (&*it.name, &*it.value)).collect();
+    assert_eq!(names, [("gone", "old"), ("region", "eu"), ("tpyo", "x")]);
+    let declared = |name: &str, default: &str| v1::TemplateVariable {
+        name: name.into(),
+        default_value: default.into(),
+        ..v1::TemplateVariable::default()
+    };
+    let update = v1::UpdateJobRequest {
+        job_id: job.id.clone(),
+        lease_token: job.lease_token.clone(),
+        template_variables: vec![declared("region", "us"), declared("size", "2")],
+        ..v1::UpdateJobRequest::default()
+    };
+    daemon.client.update_job(with_key(update, "hush")).await.unwrap();
+    assert_eq!(daemon.complete(&job, preset(0)).await, Ok(()));
+    let error =
+        format!("select error from provisioner_jobs where id = '{id}' and status = 'failed'");
+    let error = world.db.value(&error).await;
+    assert!(error.contains("declare: tpyo") && !error.contains("gone"), "{error}");
+    let values =
+        "select name, value, origin from template_version_variables where declared order by 1";
+    let rows = world.db.rows(values).await;
+    assert_eq!(rows, [["region", "eu", "given"], ["size", "2", "default"]]);
+    world.sql("delete from template_version_variables where not declared").await;
+}
+
 async fn import(world: &World, daemon: &mut Daemon) {
     world.given_import("10000000-0000-0000-0000-000000000002").await;
     let job = daemon.acquire().await;
+    let given: Vec<_> = job.variables.iter().map(|it| &*it.name).collect();
+    assert_eq!(given, ["region"], "what has its default needs no mention");
     let line = |number: u64| v1::LogLine {
         number,
         output: format!("line {number}"),
@@ -306,6 +387,63 @@ async fn prebuild(world: &World, daemon: &mut Daemon) {
     assert_eq!(world.db.count("select count(*) from workspace_agent_log_sources").await, 1);
 }
 
+/// A rehearsal that is lost, one that the template fails, and one that finds something.
+async fn rehearsal(world: &World, daemon: &mut Daemon) {
+    let outcome = "select outcome from prebuild_rehearsals";
+    world.sql("update workspaces set pool_state = 'ready'").await;
+    world.given_rehearsal("30000000-0000-0000-0000-000000000001").await;
+    let job = daemon.acquire().await;
+    let Some(v1::job::Input::Rehearsal(rehearsal)) = &job.input else { panic!("{job:?}") };
+    let claim = rehearsal.claim.clone().unwrap();
+    assert_eq!(claim.state, b"state of the tool");
+    assert_eq!(claim.running_agents[0].token, TOKEN);
+    let metadata = claim.metadata.unwrap();
+    assert_eq!(metadata.stage, i32::from(v1::BuildStage::Claim));
+    let told = [&metadata.owner_id, &metadata.owner_name, &metadata.owner_email];
+    assert!(!told.contains(&&PREBUILDS.to_owned()) && metadata.owner_name == "rehearsal");
+    assert_ne!((&*metadata.workspace_name, &*metadata.owner_session_token), ("prebuild-x", ""));
+    daemon.fail(&job, "infrastructure").await;
+    assert_eq!(world.db.value(outcome).await, "lost");
+    assert!(world.db.count("select count(*) from prebuild_pool_marks").await > 0, "again");
+
+    world.given_rehearsal("30000000-0000-0000-0000-000000000002").await;
+    let job = daemon.acquire().await;
+    daemon.fail(&job, "template").await;
+    assert_eq!(world.db.value(outcome).await, "failed");
+    let error = world.db.value("select error from prebuild_rehearsals").await;
+    assert_eq!(error, "it went wrong");
+
+    world.given_rehearsal("30000000-0000-0000-0000-000000000003").await;
+    let job = daemon.acquire().await;
+    assert_eq!(daemon.complete(&job, rehearsed()).await, Ok(()));
+    assert_eq!(world.db.value(outcome).await, "replaces");
+    for kept in [
+        "select replacements from prebuild_rehearsals",
+        "select replacements_told from prebuild_pools",
+    ] {
+        assert_eq!(world.db.value(kept).await, r#"{"terraform_data.box": ["input"]}"#);
+    }
+    let states = "select string_agg(convert_from(state, 'latin1'), '') from workspace_build_states";
+    let count = "select count(*) from workspace_builds";
+    assert_eq!(
+        world.db.count(count).await,
+        1,
+        "nothing was built: {}",
+        world.db.value(states).await
+    );
+    assert_eq!(world.notified().await, 1);
+}
+
+fn rehearsed() -> v1::complete_job_request::Result {
+    v1::complete_job_request::Result::Rehearsal(v1::RehearsalResult {
+        replacements: vec![replaced()],
+    })
+}
+
+fn replaced() -> v1::Replacement {
+    v1::Replacement { resource: "terraform_data.box".into(), paths: vec!["input".into()] }
+}
+
 async fn claim(world: &World, daemon: &mut Daemon) {
     world.sql(&format!(
         "update workspace_agents set lifecycle_state = 'ready';
@@ -328,9 +466,8 @@ async fn claim(world: &World, daemon: &mut Daemon) {
     assert_eq!(metadata.owner_name, "alice");
     assert!(metadata.owner_session_token.contains('-'));
     assert_eq!(metadata.stage, i32::from(v1::BuildStage::Claim));
-    let replaced =
-        v1::Replacement { resource: "terraform_data.box".into(), paths: vec!["input".into()] };
-    assert_eq!(daemon.complete(&job, built(vec![replaced])).await, Ok(()));
+    assert_eq!(daemon.complete(&job, built(vec![replaced()])).await, Ok(()));
+    assert_eq!(world.notified().await, 1, "admins know it from the rehearsal");
     let agents = world
         .db
         .rows("select lifecycle_state, retired from workspace_agents order by retired")

@@ -98,15 +98,14 @@ impl Base {
                 workspace(&mut all, dry_run.metadata.as_ref());
                 parameters(&mut all, "CODER_PARAMETER_", &dry_run.parameters);
             }
-            Some(v1::job::Input::WorkspaceBuild(build)) => {
-                workspace(&mut all, build.metadata.as_ref());
-                all.insert("CODER_WORKSPACE_BUILD_ID".into(), build.build_id.clone());
-                parameters(&mut all, "CODER_PARAMETER_", &build.parameters);
-                let previous = &build.previous_parameters;
-                parameters(&mut all, "CODER_PARAMETER_PREVIOUS_", previous);
-                running_agents(&mut all, &build.running_agents);
-            }
-            None => {}
+            Some(v1::job::Input::WorkspaceBuild(_) | v1::job::Input::Rehearsal(_)) | None => {}
+        }
+        if let Some(build) = job.build() {
+            workspace(&mut all, build.metadata.as_ref());
+            all.insert("CODER_WORKSPACE_BUILD_ID".into(), build.build_id.clone());
+            parameters(&mut all, "CODER_PARAMETER_", &build.parameters);
+            parameters(&mut all, "CODER_PARAMETER_PREVIOUS_", &build.previous_parameters);
+            running_agents(&mut all, &build.running_agents);
         }
         all
     }

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use self::manifest::Manifest;
 use self::wire::{ApplyResult, PlanResult, Request};
-use crate::session::{Applied, Code, Failure, Planned, Session};
+use crate::session::{Applied, Code, Declared, Failure, Planned, Session};
 use crate::tool::{self, Call, Exit, Stream};
 
 /// Most bytes of a result.
@@ -65,6 +65,14 @@ impl Exec {
         Ok(())
     }
 
+    /// The variables that the manifest declares.
+    pub(crate) fn declared(&self) -> Declared {
+        let variables = self.manifest.findings().variables;
+        let is_given = |name: &str| self.job.variables.iter().any(|it| it.name == name);
+        let missing = variables.iter().filter(|it| it.required && !is_given(&it.name));
+        Declared { missing: missing.map(|it| it.name.clone()).collect(), variables }
+    }
+
     /// Runs the template's plan program.
     pub(crate) async fn plan(
         &mut self,
@@ -88,6 +96,7 @@ impl Exec {
             parameters: self.manifest.parameters(),
             presets: self.manifest.presets(),
             findings: self.manifest.findings(),
+            refused: None,
         })
     }
 
@@ -129,12 +138,8 @@ impl Exec {
     }
 
     fn workspace_id(&self) -> &str {
-        match &self.job.input {
-            Some(v1::job::Input::WorkspaceBuild(build)) => {
-                build.metadata.as_ref().map_or("", |it| &it.workspace_id)
-            }
-            _ => "",
-        }
+        let metadata = self.job.build().and_then(|it| it.metadata.as_ref());
+        metadata.map_or("", |it| &it.workspace_id)
     }
 
     fn request(&self, step: &'static str, transition: v1::Transition, plan: Value) -> Vec<u8> {

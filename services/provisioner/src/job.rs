@@ -84,6 +84,7 @@ fn kind(job: &v1::Job) -> &'static str {
         Some(v1::job::Input::TemplateImport(_)) => "template_version_import",
         Some(v1::job::Input::TemplateDryRun(_)) => "template_version_dry_run",
         Some(v1::job::Input::WorkspaceBuild(_)) => "workspace_build",
+        Some(v1::job::Input::Rehearsal(_)) => "prebuild_rehearsal",
         None => "unknown",
     }
 }
@@ -143,6 +144,10 @@ async fn session(
         }
         Some(v1::job::Input::WorkspaceBuild(build)) => {
             session::build(&mut driver, &session, build, &asking).await.map(Done::WorkspaceBuild)
+        }
+        Some(v1::job::Input::Rehearsal(it)) => {
+            let claim = it.claim.clone().unwrap_or_default();
+            session::rehearse(&mut driver, &session, &claim).await.map(Done::Rehearsal)
         }
         None => Err(Failure::new(
             Code::Infrastructure,

@@ -25,5 +25,13 @@ mod trace;
 mod transfer;
 mod workdir;
 
+use std::path::Path;
+
 pub use config::{Config, Experiment, ProvisionerConfig};
 pub use daemon::run;
+
+/// Unpacks the template archive at `archive` into the existing, empty directory `into`, as a job
+/// would. The error says what was refused, and why.
+pub fn unpack(archive: &Path, into: &Path) -> anyhow::Result<()> {
+    Ok(archive::extract(archive, into, archive::Limits::TEMPLATE)?)
+}

@@ -34,6 +34,8 @@ pub(crate) enum Code {
     Quota,
     Canceled,
     Invalid,
+    /// Variables of the template have neither value nor default.
+    RequiredVariables,
 }
 
 impl Code {
@@ -44,6 +46,7 @@ impl Code {
             Self::Quota => "quota",
             Self::Canceled => "canceled",
             Self::Invalid => "invalid",
+            Self::RequiredVariables => "required_template_variables",
         }
     }
 }
@@ -115,6 +118,16 @@ pub(crate) struct Planned {
     pub(crate) parameters: Vec<v1::Parameter>,
     pub(crate) presets: Vec<v1::Preset>,
     pub(crate) findings: Findings,
+    /// Why the template cannot be imported, though it can be planned.
+    pub(crate) refused: Option<String>,
+}
+
+/// The variables that a template declares.
+#[derive(Debug, Default)]
+pub(crate) struct Declared {
+    pub(crate) variables: Vec<v1::TemplateVariable>,
+    /// Names of those that must be given a value and have none.
+    pub(crate) missing: Vec<String>,
 }
 
 /// What apply made.
@@ -136,6 +149,14 @@ impl Driver {
         match self {
             Self::Terraform(it) => it.init(session, state).await,
             Self::Exec(it) => it.init(session, state).await,
+        }
+    }
+
+    /// The variables that the template declares; `None` where a plan has to tell.
+    async fn declared(&self, session: &Session) -> Option<Declared> {
+        match self {
+            Self::Terraform(it) => it.declared(session).await,
+            Self::Exec(it) => Some(it.declared()),
         }
     }
 
@@ -293,14 +314,21 @@ pub(crate) async fn import(
     asking: &Asking<'_>,
 ) -> Result<v1::TemplateImportResult, Failure> {
     session.step(v1::Step::Init, "Initializing", driver.init(session, &[])).await?;
+    let declared = check_variables(driver, session).await?;
     let planned = async {
         // Stop first: parameters and presets are taken off the last plan, that for start.
         let stopped = driver.plan(session, v1::Transition::Stop).await?;
         Ok((driver.plan(session, v1::Transition::Start).await?, stopped))
     };
     let (mut started, stopped) = session.step(v1::Step::Plan, "Planning", planned).await?;
+    if let Some(text) = started.refused {
+        return Err(Failure::new(Code::Template, text));
+    }
     let findings = async {
         started.findings.readme = readme(session).await;
+        if let Some(variables) = declared {
+            started.findings.variables = variables;
+        }
         session.reporter.found(std::mem::take(&mut started.findings));
         keep_modules(driver, session, asking).await
     };
@@ -312,6 +340,29 @@ pub(crate) async fn import(
         presets: started.presets,
         modules_file_id: modules,
     })
+}
+
+/// Tells of the variables that the template declares, whatever comes of the import, and refuses to
+/// plan while one has no value.
+async fn check_variables(
+    driver: &Driver,
+    session: &Session,
+) -> Result<Option<Vec<v1::TemplateVariable>>, Failure> {
+    let Some(Declared { variables, missing }) = driver.declared(session).await else {
+        return Ok(None);
+    };
+    session.reporter.found(Findings { variables: variables.clone(), ..Findings::default() });
+    if missing.is_empty() {
+        return Ok(Some(variables));
+    }
+    Err(Failure::new(
+        Code::RequiredVariables,
+        format!(
+            "the template needs values for these variables: {}; give them with the push \
+             (--variable name=value, or --variables-file)",
+            missing.join(", ")
+        ),
+    ))
 }
 
 /// Stores what the template fetched for the builds to come. Without it they fetch it themselves,
@@ -355,6 +406,24 @@ pub(crate) async fn dry_run(
     let read = std::future::ready(Ok(planned.resources));
     let resources = session.step(v1::Step::Graph, "Reading resources", read).await?;
     Ok(v1::TemplateDryRunResult { resources })
+}
+
+/// Plans the claim of a prebuild for a stand-in, to see what it replaces.
+pub(crate) async fn rehearse(
+    driver: &mut Driver,
+    session: &Session,
+    claim: &v1::WorkspaceBuild,
+) -> Result<v1::RehearsalResult, Failure> {
+    let init = driver.init(session, &claim.state);
+    session.step(v1::Step::Init, "Initializing", init).await?;
+    let plan = driver.plan(session, v1::Transition::Start);
+    let planned = session.step(v1::Step::Plan, "Planning", plan).await?;
+    let replacements = planned.replacements;
+    if replacements.is_empty() {
+        session.reporter.daemon(v1::LogLevel::Info, "A claim replaces nothing.");
+    }
+    warn_of(&replacements, &session.reporter);
+    Ok(v1::RehearsalResult { replacements })
 }
 
 /// The job, for what the broker has to be asked in between.

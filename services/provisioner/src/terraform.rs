@@ -2,6 +2,7 @@
 
 mod agents;
 mod binary;
+mod declared;
 mod graph;
 mod model;
 mod output;
@@ -25,7 +26,7 @@ pub(crate) use self::reuse::Reuse;
 use self::state::{STATE_FILE, Written};
 use crate::modules;
 use crate::report::Findings;
-use crate::session::{Applied, Code, Failure, Planned, Session};
+use crate::session::{Applied, Code, Declared, Failure, Planned, Session};
 use crate::tool::{self, Call, Exit, Stream};
 
 /// Most bytes of a plan, state or graph that are read.
@@ -87,6 +88,13 @@ impl Terraform {
         };
         let args = ["init", "-input=false", "-no-color"].map(OsString::from);
         self.run(session, v1::Transition::Start, args.into(), &mut Heard::default()).await
+    }
+
+    /// The variables that the template declares; `None` where its files cannot be read.
+    pub(crate) async fn declared(&self, session: &Session) -> Option<Declared> {
+        let start = (OsStr::new("validate"), v1::Transition::Start);
+        let (dir, env) = (session.template(), self.env(session, start));
+        tokio::task::spawn_blocking(move || declared::read(&dir, &env)).await.ok()?
     }
 
     /// Plans, and reads the plan.
@@ -300,9 +308,10 @@ fn planned(plan: Plan, graph: Option<&Graph>, transition: v1::Transition) -> Pla
     // waits for apply is among the planned values.
     let planned = plan.planned_values.nodes();
     let read = plan.prior_state.and_then(|state| state.values).unwrap_or_default().nodes();
-    let again = |node: &Node| planned.iter().any(|it| it.address == node.address);
+    let waiting: Vec<Node> = planned.iter().filter(|it| it.is_data()).cloned().collect();
+    let again = |node: &Node| waiting.iter().any(|it| it.address == node.address);
     let read = read.into_iter().filter(|node| node.is_data() && !again(node));
-    let data: Vec<Node> = read.chain(planned.iter().filter(|it| it.is_data()).cloned()).collect();
+    let data: Vec<Node> = read.chain(waiting.iter().cloned()).collect();
     let running = transition == v1::Transition::Start;
     Planned {
         resources: resources::resources(&planned, graph, running),
@@ -310,6 +319,7 @@ fn planned(plan: Plan, graph: Option<&Graph>, transition: v1::Transition) -> Pla
         replacements: plan.resource_changes.iter().filter_map(replacement).collect(),
         parameters: parameters::parameters(&data),
         presets: parameters::presets(&data),
+        refused: parameters::check_tags(&data, &waiting).err(),
         findings: Findings {
             readme: None,
             variables: parameters::variables(&plan.configuration.root_module),

@@ -11,6 +11,7 @@ mod gauges;
 mod metrics;
 mod pass;
 mod promotion;
+mod rehearsal;
 mod sweep;
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::execute;
 use crate::metrics::Metrics;
 use crate::promotion;
+use crate::rehearsal;
 
 /// Passes over one preset that follow each other at once. What is left then is due, and others have
 /// their turn first.
@@ -113,6 +114,7 @@ impl Reconciler {
         let plan = plan(&pool.config, policy, snapshot, now);
         describe(&plan);
         let rest = execute::carry_out(&mut work, pool, &plan).await?;
+        rehearsal::order(&mut work, &look.observed, &plan).await?;
         // The cancels follow this commit: should they not be carried out, the pool is still due.
         let is_open = rest.is_stale || !rest.pending.is_empty();
         self.record(&mut work, &look, &plan, is_open).await?;

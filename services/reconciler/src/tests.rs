@@ -16,6 +16,7 @@ mod gauges;
 mod holds;
 mod model;
 mod promotion;
+mod rehearsal;
 mod statements;
 mod sweep;
 

@@ -183,7 +183,8 @@ pub async fn list_running_agents(
         .collect())
 }
 
-/// The variables of a version with their values.
+/// The variables of a version that somebody gave a value. Any other has the default that the
+/// template says, and needs no mention.
 #[tracing::instrument(name = "db.job.list_variables", skip_all, fields(version.id = %version), err)]
 pub async fn list_variables(
     db: impl Executor<'_>,
@@ -192,7 +193,7 @@ pub async fn list_variables(
     let rows = sqlx::query!(
         "
         select name, value, sensitive from template_version_variables
-        where template_version_id = $1 order by name",
+        where template_version_id = $1 and origin <> 'default' order by name",
         version.0
     )
     .fetch_all(db)

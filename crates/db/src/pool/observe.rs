@@ -15,6 +15,7 @@ use serde_json::Value;
 use sqlx::types::Json;
 
 use crate::claim::json;
+use crate::rehearsal::ATTEMPTS_MAX;
 use crate::{DbError, Executor, at, maybe_time};
 
 /// A daemon not heard of for longer counts for no capacity. Its last sign of life is written at
@@ -40,6 +41,8 @@ pub struct LockedPool {
     pub last_reasons: Value,
     /// Names of those that held creation back.
     pub last_holds: Vec<String>,
+    /// Nobody knows yet what a claim would replace, and nobody is finding out.
+    pub is_unrehearsed: bool,
 }
 
 /// A pool, what holds for it, and what is there.
@@ -190,7 +193,12 @@ pub async fn observe(
                    select r.deadline_at from template_promotions r
                    where r.template_id = p.template_id and r.ended_at is null
                      and r.candidate_version_id = p.template_version_id
-               ) as deadline
+               ) as deadline,
+               not exists (
+                   select from prebuild_rehearsals r
+                   where r.preset_id = p.preset_id
+                     and (r.outcome is null or r.outcome <> 'lost' or r.attempts >= $6)
+               ) as "is_unrehearsed!"
         from prebuild_pools p
         join template_version_presets s on s.id = p.preset_id
         join template_versions v on v.id = p.template_version_id
@@ -216,7 +224,8 @@ pub async fn observe(
         at(now),
         at(now.checked_sub(DAEMON_GONE_AFTER).unwrap_or(Timestamp::MIN)),
         settings.max_in_flight > 0,
-        at(lookback.unwrap_or(Timestamp::MIN))
+        at(lookback.unwrap_or(Timestamp::MIN)),
+        ATTEMPTS_MAX
     )
     .fetch_optional(db)
     .await?;
@@ -266,6 +275,7 @@ pub async fn observe(
         ],
         last_reasons: row.last_reasons,
         last_holds: row.holds,
+        is_unrehearsed: row.is_unrehearsed,
     };
     let policy =
         Policy { settings: settings.clone(), pool: json("prebuild_pools.policy", row.policy)? };

@@ -52,6 +52,7 @@ fn people_who_wait_come_before_pools() {
     assert_eq!(build(Do::Stop, Stage::Prebuild, PERSON), JobClass::Human);
     assert_eq!(job_class(Kind::TemplateVersionImport, None, PERSON), JobClass::Template);
     assert_eq!(job_class(Kind::TemplateVersionDryRun, None, PERSON), JobClass::Template);
+    assert_eq!(job_class(Kind::Rehearsal, None, PREBUILDS_USER), JobClass::PrebuildDelete);
 }
 
 #[test]

@@ -142,8 +142,9 @@ pub fn check_definitions(parameters: &[Parameter]) -> Vec<FieldError> {
         let name = parameter.name.as_str();
         if name.is_empty() {
             errors.push(FieldError::new("parameter", "a parameter has no name; give it one"));
-        } else if !names.insert(name) {
-            errors.push(FieldError::new(name, "defined more than once; names must be unique"));
+        } else if !names.insert(name.to_lowercase()) {
+            let detail = "defined more than once; names must be unique, whatever their case";
+            errors.push(FieldError::new(name, detail));
         }
         if let Err(detail) = check_definition(parameter) {
             errors.push(FieldError::new(name, detail));

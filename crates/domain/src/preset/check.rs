@@ -14,7 +14,7 @@ pub enum Violation {
     #[error("has no name; give it one")]
     NoName,
     /// Another preset has its name.
-    #[error("is defined more than once; names must be unique")]
+    #[error("is defined more than once; names must be unique, whatever their case")]
     DuplicateName,
     /// Another preset has its values.
     #[error("has the same parameters as preset {other:?}; a request could not tell them apart")]
@@ -137,7 +137,7 @@ pub fn check(presets: &[PresetSpec], parameters: &[Parameter]) -> Checked {
         if preset.name.is_empty() {
             violations.push(Violation::NoName);
         }
-        if !names.insert(preset.name.as_str()) {
+        if !names.insert(preset.name.to_lowercase()) {
             violations.push(Violation::DuplicateName);
         }
         match values.get(&preset.parameters) {

@@ -45,8 +45,9 @@ pub(crate) fn routes() -> Router<App> {
         .route("/workspaceagents/{agent}/logs", get(of_agent))
 }
 
+/// Which lines, and whether those to come too.
 #[derive(Debug, Deserialize)]
-struct LogQuery {
+pub(crate) struct LogQuery {
     follow: Option<String>,
     #[serde(default)]
     after: i64,
@@ -88,7 +89,8 @@ async fn of_import(
     of_job(app, &caller, import.job_id, (&query, upgrade)).await
 }
 
-async fn of_job(
+/// The log of a job, for whoever was allowed to read it.
+pub(crate) async fn of_job(
     app: App,
     caller: &Caller,
     job: JobId,

@@ -1,13 +1,14 @@
 //! `/templateversions`: what is imported, and what the import read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use axum::Router;
 use axum::extract::State;
 use axum::routing::{get, patch, post};
 use berth_bus::event::{Event, JobCanceled, JobPosted};
 use berth_db::preset;
-use berth_db::version::{self, NewVersion, Version};
+use berth_db::rehearsal::{self, Rehearsal};
+use berth_db::version::{self, Archived, NewVersion, Version};
 use berth_domain::authz::{Action, Resource, ResourceKind};
 use berth_domain::build::normalize_tags;
 use berth_domain::id::{FileId, JobId, OrganizationId, PresetId, TemplateId, UserId, VersionId};
@@ -33,6 +34,8 @@ pub(crate) fn routes() -> Router<App> {
         .route("/organizations/{organization}/templateversions", post(create))
         .route("/templateversions/{version}", get(show).patch(rename))
         .route("/templateversions/{version}/cancel", patch(cancel))
+        .route("/templateversions/{version}/archive", post(archive))
+        .route("/templateversions/{version}/unarchive", post(unarchive))
         .route("/templateversions/{version}/presets", get(list_presets))
         .route("/templateversions/{version}/rich-parameters", get(list_parameters))
         .route("/templateversions/{version}/variables", get(list_variables))
@@ -60,6 +63,8 @@ pub(crate) struct VersionView {
     archived: bool,
     has_external_agent: bool,
     warnings: [&'static str; 0],
+    /// Ours: what claims of its pools would replace.
+    rehearsals: Vec<Value>,
     job: ProvisionerJob,
     created_by: CreatedBy,
     created_at: Timestamp,
@@ -69,6 +74,7 @@ pub(crate) struct VersionView {
 /// Versions as they are shown, in the order given.
 pub(crate) async fn views(app: &App, versions: Vec<Version>) -> Result<Vec<VersionView>, ApiError> {
     let mut jobs = job_view::load(app, versions.iter().map(|it| it.job_id)).await?;
+    let mut rehearsals = rehearsals(app, &versions).await?;
     let view = |it: Version| {
         let job = jobs.remove(&it.job_id)?;
         Some(VersionView {
@@ -81,6 +87,7 @@ pub(crate) async fn views(app: &App, versions: Vec<Version>) -> Result<Vec<Versi
             archived: it.archived,
             has_external_agent: false,
             warnings: [],
+            rehearsals: rehearsals.remove(&it.id).unwrap_or_default(),
             job,
             created_by: CreatedBy {
                 id: it.created_by,
@@ -92,6 +99,32 @@ pub(crate) async fn views(app: &App, versions: Vec<Version>) -> Result<Vec<Versi
         })
     };
     Ok(versions.into_iter().filter_map(view).collect())
+}
+
+async fn rehearsals(
+    app: &App,
+    versions: &[Version],
+) -> Result<HashMap<VersionId, Vec<Value>>, ApiError> {
+    let ids: Vec<VersionId> = versions.iter().map(|it| it.id).collect();
+    let mut all: HashMap<_, Vec<_>> = HashMap::new();
+    for it in rehearsal::list(app.db(), &ids).await? {
+        all.entry(it.version_id).or_default().push(rehearsal_json(&it));
+    }
+    Ok(all)
+}
+
+/// What a claim of a pool would replace, as far as it is known.
+pub(crate) fn rehearsal_json(it: &Rehearsal) -> Value {
+    json!({
+        "preset_id": it.preset_id,
+        "preset_name": it.preset_name,
+        "job_id": it.job_id,
+        "ordered_at": it.ordered_at,
+        "ended_at": it.ended_at,
+        "outcome": it.outcome,
+        "replacements": it.replacements,
+        "error": it.error,
+    })
 }
 
 async fn view(app: &App, version: Version) -> Result<VersionView, ApiError> {
@@ -119,6 +152,11 @@ pub(crate) async fn find(
 fn orphans_of(organization: OrganizationId) -> Resource {
     Resource::new(ResourceKind::Template).in_organization(organization)
 }
+
+/// Most values of variables that come with a version.
+const VARIABLES_MAX: usize = 500;
+/// Longest name of a variable, in bytes.
+const VARIABLE_NAME_MAX: usize = 256;
 
 #[derive(Deserialize)]
 struct VariableValue {
@@ -165,14 +203,14 @@ async fn create(
         let detail = format!("{:?} is unknown; use \"file\"", body.storage_method);
         return Err(ApiError::field("storage_method", detail));
     }
-    let file_id = archive(&app, &caller, body.file_id).await?;
+    let variables = variables(body.user_variable_values)?;
+    let file_id = archive_file(&app, &caller, body.file_id).await?;
     let name = match body.name {
         name if name.is_empty() => format!("v-{}", auth::random_text::<10>(&app).to_lowercase()),
         name => name,
     };
     berth_domain::name::template_version(&name)?;
     let mut work = app.begin().await?;
-    let variables = body.user_variable_values.into_iter();
     let new = NewVersion {
         id: VersionId(work.id()),
         job_id: JobId(work.id()),
@@ -182,7 +220,7 @@ async fn create(
         message: body.message,
         provisioner: body.provisioner,
         file_id,
-        variables: variables.map(|it| (it.name, it.value)).collect(),
+        variables,
         tags: normalize_tags(body.tags, caller.id()),
         created_by: caller.id(),
         trace: work.trace(),
@@ -202,8 +240,31 @@ async fn create(
     Ok((StatusCode::CREATED, Json(view(&app, version).await?)))
 }
 
+/// Values of template variables: name, value. Whether the template declares them is known once it is
+/// imported.
+fn variables(given: Vec<VariableValue>) -> Result<Vec<(String, String)>, ApiError> {
+    let refuse = |detail: String| Err(ApiError::field("user_variable_values", detail));
+    if given.len() > VARIABLES_MAX {
+        return refuse(format!("has {} values; at most {VARIABLES_MAX} are allowed", given.len()));
+    }
+    let mut names = BTreeSet::new();
+    for VariableValue { name, value } in &given {
+        let is_name = |it: char| it.is_alphanumeric() || it == '_' || it == '-';
+        if name.is_empty() || name.len() > VARIABLE_NAME_MAX || !name.chars().all(is_name) {
+            return refuse(format!("{name:?} is no name of a variable"));
+        }
+        if value.contains('\0') {
+            return refuse(format!("the value of {name:?} contains a zero byte"));
+        }
+        if !names.insert(name) {
+            return refuse(format!("{name:?} is given more than once"));
+        }
+    }
+    Ok(given.into_iter().map(|it| (it.name, it.value)).collect())
+}
+
 /// The archive that is named, if the caller may read it.
-async fn archive(app: &App, caller: &Caller, id: Option<FileId>) -> Result<FileId, ApiError> {
+async fn archive_file(app: &App, caller: &Caller, id: Option<FileId>) -> Result<FileId, ApiError> {
     let id = id.ok_or_else(|| ApiError::field("file_id", "is missing; upload an archive first"))?;
     let unknown = || ApiError::field("file_id", format!("no file {id}; upload an archive first"));
     let file = berth_db::file::find(app.db(), id).await?.ok_or_else(unknown)?;
@@ -253,6 +314,55 @@ async fn rename(
     work.commit().await?;
     let version = version::find(app.db(), id).await?.ok_or(ApiError::NotFound)?;
     Ok(Json(view(&app, version).await?))
+}
+
+#[tracing::instrument(name = "http.version.archive", skip_all)]
+async fn archive(
+    state: State<App>,
+    caller: Caller,
+    origin: Origin,
+    id: Path<VersionId>,
+) -> Result<Json<Message>, ApiError> {
+    set_archived(state.0, &caller, &origin, id.0, true).await
+}
+
+#[tracing::instrument(name = "http.version.unarchive", skip_all)]
+async fn unarchive(
+    state: State<App>,
+    caller: Caller,
+    origin: Origin,
+    id: Path<VersionId>,
+) -> Result<Json<Message>, ApiError> {
+    set_archived(state.0, &caller, &origin, id.0, false).await
+}
+
+/// Puts a version away, so that nothing new is made of it, or takes it out again.
+async fn set_archived(
+    app: App,
+    caller: &Caller,
+    origin: &Origin,
+    id: VersionId,
+    archived: bool,
+) -> Result<Json<Message>, ApiError> {
+    let version = find(&app, caller, id, Action::Update).await?;
+    let mut work = app.begin().await?;
+    let now = work.now();
+    if version::set_archived(work.conn(), id, archived, now).await? == Archived::InUse {
+        return Err(ApiError::Precondition(format!(
+            "Version {:?} is the active one, or is being promoted; promote another one first.",
+            version.name
+        )));
+    }
+    let diff =
+        audit::diff(&json!({ "archived": version.archived }), &json!({ "archived": archived }));
+    let change = Change::new("write", "template_version", id.0)
+        .of(version.name)
+        .within(version.organization_id)
+        .with_diff(diff);
+    audit::record(&mut work, caller.id(), origin, change).await?;
+    work.commit().await?;
+    let done = if archived { "archived" } else { "unarchived" };
+    Ok(Json(Message::new(format!("Version has been {done}."))))
 }
 
 #[tracing::instrument(name = "http.version.cancel", skip_all)]

@@ -62,7 +62,11 @@ pub(crate) async fn logs(global: &Global, output: Output, args: LogsArgs) -> any
 }
 
 fn job_has_ended(build: &Value) -> bool {
-    matches!(text(build, "job.status"), "succeeded" | "failed" | "canceled")
+    is_end(text(build, "job.status"))
+}
+
+fn is_end(status: &str) -> bool {
+    matches!(status, "succeeded" | "failed" | "canceled")
 }
 
 fn agent_has_ended(agent: &Value) -> bool {
@@ -124,8 +128,26 @@ pub(crate) async fn follow_job(
     output: Output,
     path: &str,
 ) -> anyhow::Result<Value> {
+    follow_stages(client, output, path, job_has_ended).await
+}
+
+/// The same for a job that is there by itself: it answers with the job.
+pub(crate) async fn follow_bare_job(
+    client: &Client,
+    output: Output,
+    path: &str,
+) -> anyhow::Result<Value> {
+    follow_stages(client, output, path, |job| is_end(text(job, "status"))).await
+}
+
+async fn follow_stages(
+    client: &Client,
+    output: Output,
+    path: &str,
+    has_ended: impl Fn(&Value) -> bool,
+) -> anyhow::Result<Value> {
     let mut stage = String::new();
-    follow(client, path, job_has_ended, |line| {
+    follow(client, path, has_ended, |line| {
         if text(line, "stage") != stage && !text(line, "stage").is_empty() {
             text(line, "stage").clone_into(&mut stage);
             output.progress(&format!("  {stage}"));

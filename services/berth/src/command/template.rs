@@ -1,5 +1,10 @@
 //! `berth templates`.
 
+pub(crate) mod example;
+mod init;
+mod variable;
+pub(crate) mod version;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -11,18 +16,28 @@ use crate::client::{Client, text};
 use crate::command::logs;
 use crate::command::promotion::{self, PromoteArgs, PromotionArgs, WarmArgs};
 use crate::output::Output;
+use init::{InitArgs, PullArgs};
+use variable::VariableArgs;
+use version::{ArchiveArgs, DryRunArgs, VersionsArgs};
 
 #[derive(Subcommand)]
 pub(crate) enum TemplateCommand {
+    /// Write an example template into a folder, to begin with
+    Init(InitArgs),
     /// Push a directory as a new version and make it the active one
     Push(PushArgs),
+    /// Write a version of a template into a folder
+    Pull(PullArgs),
     /// List templates
     List,
-    /// List the versions of a template
-    Versions {
-        /// Name of the template
-        template: String,
-    },
+    /// List the versions of a template, and what a claim of their prebuilds replaces
+    Versions(VersionsArgs),
+    /// Plan a version with given values and show what a workspace would have; nothing is made
+    DryRun(DryRunArgs),
+    /// Put a version away: nothing new is made of it
+    Archive(ArchiveArgs),
+    /// Take a version out again that was put away
+    Unarchive(ArchiveArgs),
     /// Make a version the active one, at once or when its prebuilds are ready
     Promote(PromoteArgs),
     /// Show how a warm promotion goes, or the newest one went
@@ -43,6 +58,8 @@ pub(crate) struct PushArgs {
     #[arg(long, conflicts_with = "warm")]
     no_activate: bool,
     #[command(flatten)]
+    variables: VariableArgs,
+    #[command(flatten)]
     warm: WarmArgs,
 }
 
@@ -51,11 +68,21 @@ pub(crate) async fn run(
     output: Output,
     command: TemplateCommand,
 ) -> anyhow::Result<()> {
+    if let TemplateCommand::Init(args) = &command {
+        return init::init(output, args);
+    }
     let client = Client::from_session(global)?;
     match command {
+        TemplateCommand::Init(_) => Ok(()),
         TemplateCommand::Push(args) => push(&client, output, &args).await.map(drop),
+        TemplateCommand::Pull(args) => init::pull(&client, output, &args).await,
         TemplateCommand::List => show_templates(&client, output).await,
-        TemplateCommand::Versions { template } => versions(&client, output, &template).await,
+        TemplateCommand::Versions(args) => version::versions(&client, output, &args).await,
+        TemplateCommand::DryRun(args) => version::dry_run(&client, output, &args).await,
+        TemplateCommand::Archive(args) => version::archive(&client, output, &args, "archive").await,
+        TemplateCommand::Unarchive(args) => {
+            version::archive(&client, output, &args, "unarchive").await
+        }
         TemplateCommand::Promote(args) => promotion::promote(&client, output, &args).await,
         TemplateCommand::Promotion(args) => promotion::promotion(&client, output, &args).await,
     }
@@ -69,6 +96,7 @@ impl PushArgs {
             name: Some(name.to_owned()),
             message: String::new(),
             no_activate: false,
+            variables: VariableArgs::default(),
             warm: WarmArgs::plain(),
         }
     }
@@ -86,7 +114,7 @@ pub(crate) async fn push(
     let existing = find(client, &name).await?;
     let mut body = json!({
         "file_id": file, "storage_method": "file", "provisioner": provisioner,
-        "message": args.message,
+        "message": args.message, "user_variable_values": args.variables.values()?,
     });
     if let Some(template) = &existing {
         body["template_id"] = template["id"].clone();
@@ -203,23 +231,5 @@ async fn show_templates(client: &Client, output: Output) -> anyhow::Result<()> {
         &["name", "organization", "provisioner", "updated", "deprecated"],
         rows,
     );
-    Ok(())
-}
-
-async fn versions(client: &Client, output: Output, name: &str) -> anyhow::Result<()> {
-    let template = get(client, name).await?;
-    let versions = client.get(&format!("/templates/{}/versions", text(&template, "id"))).await?;
-    let active = text(&template, "active_version_id");
-    let rows = versions.as_array().into_iter().flatten().map(|it| {
-        vec![
-            text(it, "name").to_owned(),
-            text(it, "job.status").to_owned(),
-            if text(it, "id") == active { "active".to_owned() } else { String::new() },
-            text(it, "created_at").to_owned(),
-            text(it, "message").to_owned(),
-        ]
-    });
-    let rows = rows.collect();
-    output.rows(&versions, &["version", "import", "", "created", "message"], rows);
     Ok(())
 }

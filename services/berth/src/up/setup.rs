@@ -1,7 +1,6 @@
 //! What a new deployment needs before somebody can use it: a user, an organization, a key for the
 //! provisioners, a template.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,26 +9,12 @@ use serde_json::{Value, json};
 use super::state::{Home, State};
 use crate::client::{Client, number, text};
 use crate::command::login::password_login;
+use crate::command::template::example::Example;
 use crate::command::template::{self, PushArgs};
 use crate::output::Output;
 
 /// The template that is pushed when Terraform is there.
 pub(super) const TEMPLATE: &str = "local";
-
-/// templates/local and templates/local-exec, so that the binary works outside the repository.
-const TERRAFORM_FILES: &[(&str, &str)] = &[
-    ("main.tf", include_str!("../../../../templates/local/main.tf")),
-    ("README.md", include_str!("../../../../templates/local/README.md")),
-];
-const EXEC_FILES: &[(&str, &str)] = &[
-    ("template.toml", include_str!("../../../../templates/local-exec/template.toml")),
-    ("plan", include_str!("../../../../templates/local-exec/plan")),
-    ("apply", include_str!("../../../../templates/local-exec/apply")),
-    ("lib.sh", include_str!("../../../../templates/local-exec/lib.sh")),
-    ("scripts/startup.sh", include_str!("../../../../templates/local-exec/scripts/startup.sh")),
-    ("scripts/tidy.sh", include_str!("../../../../templates/local-exec/scripts/tidy.sh")),
-    ("README.md", include_str!("../../../../templates/local-exec/README.md")),
-];
 
 /// Creates the first user with its organization if there is none, and logs in.
 pub(super) async fn first_user(home: &Home, state: &mut State) -> anyhow::Result<Client> {
@@ -76,10 +61,10 @@ pub(super) async fn template(home: &Home, client: &Client, output: Output) -> an
              pushing templates/local-exec, the same through the exec provisioner"
         );
     }
-    let (folder, files) =
-        if terraform { ("local", TERRAFORM_FILES) } else { ("local-exec", EXEC_FILES) };
-    let dir = unpack(home, folder, files)?;
-    eprintln!("berth: pushing templates/{folder}");
+    let example = if terraform { Example::Local } else { Example::LocalExec };
+    let dir = home.join("templates").join(example.name());
+    example.write(&dir)?;
+    eprintln!("berth: pushing templates/{}", example.name());
     let args = PushArgs::of(dir, TEMPLATE);
     template::push(client, output, &args).await.map(drop)
 }
@@ -88,22 +73,6 @@ fn has_terraform() -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .any(|dir| ["terraform", "tofu"].iter().any(|name| dir.join(name).is_file()))
-}
-
-fn unpack(home: &Home, folder: &str, files: &[(&str, &str)]) -> anyhow::Result<PathBuf> {
-    use std::os::unix::fs::PermissionsExt;
-    let dir = home.join("templates").join(folder);
-    for (name, content) in files {
-        let path = dir.join(name);
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        std::fs::write(&path, content)?;
-        if content.starts_with("#!") {
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
-        }
-    }
-    Ok(dir)
 }
 
 /// Waits until every pool has what it should have, telling of each change.

@@ -1,17 +1,14 @@
 //! The result of a workspace build.
 
-use std::collections::BTreeMap;
-
 use berth_backbone::{Vault, Work};
-use berth_bus::event::{Event, Notify};
 use berth_db::completion::{self, Owner};
-use berth_db::job::{self, BuildInput, Locked};
+use berth_db::job::{self, Locked};
 use berth_db::{DbError, build_state};
-use berth_domain::notification::NotificationTemplate;
 use berth_domain::state::{BuildStage, JobStatus};
 use berth_proto::v1;
 
 use super::collect::{self, Collected};
+use super::rehearsal::{self, FoundBy};
 use super::{Refusal, build_id};
 
 /// Stores state, resources, agents and what belongs to them; agents of earlier builds are retired.
@@ -37,11 +34,14 @@ pub(super) async fn store(
     completion::insert_resources(work.conn(), job.id, build.transition, &found.resources, now)
         .await?;
     insert_agents(work, Some(owner), &found).await?;
-    if is_claim && status == JobStatus::Succeeded && !result.replacements.is_empty() {
-        if let Some(preset) = build.preset_id {
-            completion::count_replaced(work.conn(), preset).await?;
-        }
-        work.emit(replaced(&build, &result.replacements));
+    let found = rehearsal::replacements(&result.replacements);
+    if is_claim
+        && status == JobStatus::Succeeded
+        && !found.is_empty()
+        && let Some(preset) = build.preset_id
+    {
+        completion::count_replaced(work.conn(), preset).await?;
+        rehearsal::tell(work, preset, &build, &found, FoundBy::Claim).await?;
     }
     Ok(())
 }
@@ -59,29 +59,4 @@ pub(super) async fn insert_agents(
     completion::insert_agents(work.conn(), owner, &found.agents, now).await?;
     completion::insert_scripts(work.conn(), &found.scripts, now).await?;
     completion::insert_apps(work.conn(), &found.apps, now).await
-}
-
-/// Tells template admins what a claim replaced.
-fn replaced(build: &BuildInput, replacements: &[v1::Replacement]) -> Event {
-    let labels = BTreeMap::from(
-        [
-            ("org", build.organization_name.as_str()),
-            ("template", &build.template_name),
-            ("version", &build.version_name),
-            ("preset", build.preset_name.as_deref().unwrap_or_default()),
-            ("workspace", &build.workspace_name),
-            ("claimant", &build.owner.username),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned())),
-    );
-    let paths: BTreeMap<&str, &[String]> =
-        replacements.iter().map(|it| (it.resource.as_str(), it.paths.as_slice())).collect();
-    Event::Notify(Notify {
-        template: NotificationTemplate::ResourceReplaced.id(),
-        organization_id: build.organization_id,
-        user_id: None,
-        labels,
-        data: serde_json::json!({ "replacements": paths }),
-        targets: vec![build.template_id.0, build.version_id.0, build.workspace_id.0],
-    })
 }

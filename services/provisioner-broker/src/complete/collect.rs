@@ -43,8 +43,12 @@ pub(super) fn collect(ids: Ids, resources: &[v1::Resource]) -> Result<Collected,
             }
             for app in &agent.apps {
                 check_name("app slug", &app.slug)?;
-                if !slugs.insert(app.slug.clone()) {
-                    return Err(format!("two apps have the slug {:?}; make them differ", app.slug));
+                if !slugs.insert(app.slug.to_lowercase()) {
+                    return Err(format!(
+                        "two apps have the slug {:?}; slugs must be unique in a template, whatever \
+                         their case",
+                        app.slug
+                    ));
                 }
             }
             add_agent(ids, id, agent, &mut found)?;
@@ -152,10 +156,14 @@ fn environment(it: &v1::Agent) -> Result<BTreeMap<String, String>, String> {
     for (place, var) in it.extra_envs.iter().enumerate() {
         let strategy = match var.merge_strategy.as_str() {
             "" => MergeStrategy::Replace,
-            other => other.parse().map_err(|error| format!("coder_env {}: {error}", var.name))?,
+            other => other.parse().map_err(|error| format!("env {:?}: {error}", var.name))?,
         };
         vars.push(EnvVar {
-            address: format!("coder_env no. {:04}", place + 1),
+            address: if var.address.is_empty() {
+                format!("env no. {:04}", place + 1)
+            } else {
+                var.address.clone()
+            },
             name: var.name.clone(),
             value: var.value.clone(),
             strategy,
@@ -251,6 +259,7 @@ mod tests {
             name: name.into(),
             value: value.into(),
             merge_strategy: strategy.into(),
+            address: String::new(),
         };
         let mut main = agent("main");
         main.env.insert("OWN".into(), "1".into());
@@ -273,6 +282,30 @@ mod tests {
         assert_eq!(first.1.as_deref(), Some("i-1"));
         assert_ne!(first.0, second.0);
         assert_eq!(on("").1, None, "an id that is not known is none");
+    }
+
+    #[test]
+    fn environments_that_refuse_each_other_are_named_by_their_addresses() {
+        let var = |address: &str, strategy: &str| v1::Env {
+            name: "PATH".into(),
+            value: "/a".into(),
+            merge_strategy: strategy.into(),
+            address: address.into(),
+        };
+        let mut main = agent("main");
+        main.extra_envs = vec![var("coder_env.b", "error"), var("module.m.coder_env.a", "")];
+        assert!(collect(Ids, &with(vec![main.clone()])).is_ok(), "the later one replaces");
+        main.extra_envs = vec![var("coder_env.b", ""), var("module.m.coder_env.a", "error")];
+        let error = error(vec![main]);
+        assert!(error.contains("coder_env.b") && error.contains("module.m.coder_env.a"), "{error}");
+    }
+
+    #[test]
+    fn two_apps_whose_slugs_differ_in_case_alone_are_refused() {
+        let app = |slug: &str| v1::App { slug: slug.into(), ..v1::App::default() };
+        let (mut one, mut two) = (agent("one"), agent("two"));
+        (one.apps, two.apps) = (vec![app("web")], vec![app("Web")]);
+        assert!(error(vec![one, two]).contains("\"Web\""));
     }
 
     #[test]

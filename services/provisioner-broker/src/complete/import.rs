@@ -19,6 +19,13 @@ pub(super) async fn store(
     result: &v1::TemplateImportResult,
 ) -> Result<(), Refusal> {
     let version = version_id(job)?;
+    let unknown = import::settle_variables(work.conn(), version).await?;
+    if !unknown.is_empty() {
+        return Err(Refusal::Template(format!(
+            "values were given for variables that the template does not declare: {}",
+            unknown.join(", ")
+        )));
+    }
     let parameters = parameters(&result.parameters).map_err(Refusal::Template)?;
     let specs: Vec<PresetSpec> = result.presets.iter().map(spec).collect();
     let checked = preset::check(&specs, &parameters);

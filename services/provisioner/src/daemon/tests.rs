@@ -1,5 +1,6 @@
 mod broker;
 mod faults;
+mod template;
 mod terraform;
 
 use std::net::Ipv4Addr;

@@ -71,15 +71,15 @@ static NO_METADATA: std::sync::LazyLock<v1::Metadata> =
 impl<'a> Request<'a> {
     /// The request for a job, without step, state and plan.
     pub(crate) fn new(job: &'a v1::Job, manifest: &Manifest, transition: v1::Transition) -> Self {
-        let (kind, metadata, given, build) = match &job.input {
-            Some(v1::job::Input::TemplateDryRun(it)) => {
-                ("dry_run", &it.metadata, &it.parameters[..], None)
+        // A rehearsal is the plan of a build that never follows.
+        let build = job.build();
+        let (kind, metadata, given) = match (build, &job.input) {
+            (Some(it), _) => ("build", &it.metadata, &it.parameters[..]),
+            (None, Some(v1::job::Input::TemplateDryRun(it))) => {
+                ("dry_run", &it.metadata, &it.parameters[..])
             }
-            Some(v1::job::Input::WorkspaceBuild(it)) => {
-                ("build", &it.metadata, &it.parameters[..], Some(it))
-            }
-            Some(v1::job::Input::TemplateImport(it)) => ("import", &it.metadata, &[][..], None),
-            None => ("import", &None, &[][..], None),
+            (None, Some(v1::job::Input::TemplateImport(it))) => ("import", &it.metadata, &[][..]),
+            (None, _) => ("import", &None, &[][..]),
         };
         let metadata = metadata.as_ref().unwrap_or(&NO_METADATA);
         let variables = job.variables.iter().map(|it| (it.name.clone(), it.value.clone()));

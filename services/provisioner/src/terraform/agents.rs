@@ -18,19 +18,19 @@ pub(crate) fn agents<'a>(managed: &[&'a Node], graph: &Graph) -> Vec<(&'a Node, 
     for attached in managed {
         let Some(attach) = attaching(&attached.kind) else { continue };
         if let Some(index) = owner(attached, &nodes, graph) {
-            attach(&mut found[index].1, &attached.values);
+            attach(&mut found[index].1, attached);
         }
     }
     found
 }
 
 /// How a resource of a kind becomes part of its agent.
-fn attaching(kind: &str) -> Option<fn(&mut v1::Agent, &Attributes)> {
+fn attaching(kind: &str) -> Option<fn(&mut v1::Agent, &Node)> {
     match kind {
-        "coder_app" => Some(|agent, it| agent.apps.push(app(it))),
-        "coder_script" => Some(|agent, it| agent.scripts.push(script(it))),
+        "coder_app" => Some(|agent, it| agent.apps.push(app(&it.values))),
+        "coder_script" => Some(|agent, it| agent.scripts.push(script(&it.values))),
         "coder_env" => Some(|agent, it| agent.extra_envs.push(env(it))),
-        "coder_agent_instance" => Some(|agent, it| shows(agent, it.text("instance_id"))),
+        "coder_agent_instance" => Some(|agent, it| shows(agent, it.values.text("instance_id"))),
         _ => None,
     }
 }
@@ -151,11 +151,13 @@ fn script(it: &Attributes) -> v1::Script {
     }
 }
 
-fn env(it: &Attributes) -> v1::Env {
+fn env(node: &Node) -> v1::Env {
+    let it = &node.values;
     v1::Env {
         name: it.text("name"),
         value: it.text("value"),
         merge_strategy: it.text("merge_strategy"),
+        address: node.address.clone(),
     }
 }
 

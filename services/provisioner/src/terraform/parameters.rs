@@ -26,6 +26,37 @@ pub(crate) fn tags(nodes: &[Node]) -> HashMap<String, String> {
     data(nodes, "coder_workspace_tags").flat_map(|it| it.texts("tags")).collect()
 }
 
+/// What is wrong with the tags, if anything. They say who may run the jobs, so all of them have to
+/// be there before a job: `waiting` are the nodes that are not known before apply.
+pub(crate) fn check_tags(nodes: &[Node], waiting: &[Node]) -> Result<(), String> {
+    let is_tags = |node: &&Node| node.is_data() && node.kind == "coder_workspace_tags";
+    if let Some(node) = waiting.iter().find(is_tags) {
+        return Err(format!(
+            "the tags of {} are not known before apply; they may depend on parameters, variables \
+             and other data, not on resources",
+            node.address
+        ));
+    }
+    let mut all: HashMap<&str, (&str, &str)> = HashMap::new();
+    for node in nodes.iter().filter(is_tags) {
+        let tags = node.values.get("tags").and_then(Value::as_object).into_iter().flatten();
+        for (name, value) in tags {
+            let value = value
+                .as_str()
+                .filter(|it| !it.is_empty())
+                .ok_or_else(|| format!("{} gives the tag {name:?} no value", node.address))?;
+            let (other, first) = *all.entry(name).or_insert((&node.address, value));
+            if first != value {
+                return Err(format!(
+                    "{} and {other} give the tag {name:?} different values, {value:?} and {first:?}",
+                    node.address
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The variables that a template declares.
 pub(crate) fn variables(root: &ModuleConfiguration) -> Vec<v1::TemplateVariable> {
     root.variables.iter().map(|(name, declared)| variable(name, declared)).collect()
@@ -97,14 +128,7 @@ fn prebuilds(it: &Attributes) -> v1::Prebuilds {
 /// A plan's JSON does not say a variable's type; its default does.
 fn variable(name: &str, declared: &Value) -> v1::TemplateVariable {
     let default = declared.get("default");
-    let (kind, default_value) = match default {
-        None | Some(Value::Null) => ("string", String::new()),
-        Some(Value::String(text)) => ("string", text.clone()),
-        Some(number @ Value::Number(_)) => ("number", number.to_string()),
-        Some(flag @ Value::Bool(_)) => ("bool", flag.to_string()),
-        Some(list @ Value::Array(_)) => ("list", list.to_string()),
-        Some(object @ Value::Object(_)) => ("map", object.to_string()),
-    };
+    let (kind, shown) = default_of(default);
     let sensitive = declared.get("sensitive") == Some(&Value::Bool(true));
     let description = declared.get("description").and_then(Value::as_str).unwrap_or_default();
     v1::TemplateVariable {
@@ -112,8 +136,20 @@ fn variable(name: &str, declared: &Value) -> v1::TemplateVariable {
         description: description.to_owned(),
         r#type: kind.to_owned(),
         // Whoever may read the version may not read this.
-        default_value: if sensitive { String::new() } else { default_value },
+        default_value: if sensitive { String::new() } else { shown },
         required: default.is_none(),
         sensitive,
+    }
+}
+
+/// The type that a default has, and the default as text.
+pub(super) fn default_of(default: Option<&Value>) -> (&'static str, String) {
+    match default {
+        None | Some(Value::Null) => ("string", String::new()),
+        Some(Value::String(text)) => ("string", text.clone()),
+        Some(number @ Value::Number(_)) => ("number", number.to_string()),
+        Some(flag @ Value::Bool(_)) => ("bool", flag.to_string()),
+        Some(list @ Value::Array(_)) => ("list", list.to_string()),
+        Some(object @ Value::Object(_)) => ("map", object.to_string()),
     }
 }

@@ -249,3 +249,30 @@ fn an_empty_plan_and_an_empty_state_are_read() {
     let state: State = serde_json::from_str(r#"{"format_version": "1.0"}"#).unwrap();
     assert!(state.values.is_none());
 }
+
+#[test]
+fn tags_are_known_before_a_job_and_of_one_mind() {
+    let tags = |name: &str, tags: serde_json::Value| {
+        data("coder_workspace_tags", name, &json!({ "tags": tags }))
+    };
+    let check = |read: &[serde_json::Value], waiting: &[serde_json::Value]| {
+        parameters::check_tags(&nodes(read), &nodes(waiting))
+    };
+    assert_eq!(
+        check(&[tags("a", json!({"zone": "eu"})), tags("b", json!({"zone": "eu"}))], &[]),
+        Ok(())
+    );
+    let refused = [
+        (check(&[], &[tags("a", json!({}))]), "data.coder_workspace_tags.a"),
+        (check(&[tags("a", json!({"zone": null}))], &[]), "\"zone\" no value"),
+        (check(&[tags("a", json!({"zone": ""}))], &[]), "\"zone\" no value"),
+        (
+            check(&[tags("a", json!({"zone": "eu"})), tags("b", json!({"zone": "us"}))], &[]),
+            "\"us\" and \"eu\"",
+        ),
+    ];
+    for (outcome, text) in refused {
+        let error = outcome.unwrap_err();
+        assert!(error.contains(text), "{error}");
+    }
+}

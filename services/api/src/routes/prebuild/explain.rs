@@ -4,8 +4,9 @@ use axum::extract::State;
 use berth_db::decision::{self, Decision};
 use berth_db::pool::Observed;
 use berth_db::prebuild::Pool;
+use berth_db::rehearsal;
 use berth_domain::authz::Action;
-use berth_domain::id::{PresetId, TemplateId};
+use berth_domain::id::{PresetId, TemplateId, VersionId};
 use berth_domain::plan::{Plan, Reason, plan};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -18,6 +19,7 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::{Json, Path, Query};
 use crate::routes::template;
+use crate::routes::version::rehearsal_json;
 
 /// Decisions of each pool where no number is given.
 const DECISIONS: i64 = 10;
@@ -57,10 +59,14 @@ pub(super) async fn show(
     let reading = read(&app, id, query.preset.as_deref(), now).await?;
     let presets: Vec<PresetId> = reading.pools.iter().map(|(it, _)| it.preset_id).collect();
     let decisions = decision::list(app.db(), &presets, limit).await?;
+    let versions: Vec<VersionId> = reading.pools.iter().map(|(_, it)| it.pool.version_id).collect();
+    let rehearsals = rehearsal::list(app.db(), &versions).await?;
     let pools = reading.pools.iter().map(|(pool, observed)| {
         let ours = decisions.iter().filter(|it| it.preset_id == pool.preset_id);
         let mut value = explain(pool, observed, now);
         value["decisions"] = ours.map(decision_json).collect();
+        let rehearsal = rehearsals.iter().find(|it| it.preset_id == pool.preset_id);
+        value["rehearsal"] = rehearsal.map_or(Value::Null, rehearsal_json);
         value
     });
     Ok(Json(json!({

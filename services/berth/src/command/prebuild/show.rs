@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::client::{list, number, text};
+use crate::command::template::version::rehearsal;
 use crate::output::{Output, print_line};
 
 /// Prints a document with `pools`: as it is for programs, pool by pool for people.
@@ -73,6 +74,9 @@ pub(super) fn explained(pool: &Value) {
         let fields: Vec<String> =
             policy.iter().map(|(name, value)| format!("{name} {}", plain(value))).collect();
         line("policy", &fields.join(", "));
+    }
+    if !pool["rehearsal"].is_null() {
+        line("a claim", &rehearsal(&pool["rehearsal"]));
     }
     for (name, field) in
         [("looked at", "last_reconciled_at"), ("invalidated", "last_invalidated_at")]

@@ -3,7 +3,7 @@
 
 use super::*;
 
-const MAIN: &str = r#"
+pub(super) const MAIN: &str = r#"
 variable "fail" { default = false }
 resource "terraform_data" "first" {
   input = "one"
@@ -20,7 +20,7 @@ resource "terraform_data" "second" {
 "#;
 
 /// A scene, or `None` and a word about it.
-async fn scene() -> Option<Scene> {
+pub(super) async fn scene() -> Option<Scene> {
     let scene = Scene::new(60).await;
     let types = scene.broker.until("it registered", |state| state.hello.is_some());
     types.await;
@@ -33,18 +33,22 @@ async fn scene() -> Option<Scene> {
     None
 }
 
-fn transition(transition: v1::Transition, state: &[u8], in_life: v1::BuildStage) -> v1::job::Input {
+pub(super) fn transition(
+    transition: v1::Transition,
+    state: &[u8],
+    in_life: v1::BuildStage,
+) -> v1::job::Input {
     let v1::job::Input::WorkspaceBuild(mut build) = build(in_life, state) else { unreachable!() };
     build.metadata.as_mut().unwrap().transition = transition.into();
     v1::job::Input::WorkspaceBuild(build)
 }
 
-fn start_with(state: &[u8]) -> v1::job::Input {
+pub(super) fn start_with(state: &[u8]) -> v1::job::Input {
     transition(v1::Transition::Start, state, v1::BuildStage::None)
 }
 
 impl Scene {
-    async fn terraform(&self, id: &str, main: &str, input: v1::job::Input) {
+    pub(super) async fn terraform(&self, id: &str, main: &str, input: v1::job::Input) {
         self.queue_for("terraform", id, (archive(&[("main.tf", main)]), input));
         self.done(id).await;
     }
