@@ -55,9 +55,13 @@ pub(crate) async fn upload(
     import::begin_upload(db, id).await.map_err(of_db)?;
     let size = match receive(db, id, receiver, &mut incoming).await {
         Ok(Ok(size)) => size,
-        given_up => {
+        Ok(Err(reason)) => {
             import::abandon_upload(db, id).await.map_err(of_db)?;
-            return given_up.map(|refusal| refused(&refusal.unwrap_err()));
+            return Ok(refused(&reason));
+        }
+        Err(status) => {
+            import::abandon_upload(db, id).await.map_err(of_db)?;
+            return Err(status);
         }
     };
     let new = NewFile {
@@ -290,7 +294,7 @@ mod tests {
 
     #[test]
     fn chunks_of_any_size_become_pieces_of_one() {
-        let data: Vec<u8> = (0..MAX_CHUNK * 2 + 5).map(|at| (at % 251) as u8).collect();
+        let data: Vec<u8> = (0..=250).cycle().take(MAX_CHUNK * 2 + 5).collect();
         let chunks: Vec<_> = data.chunks(MAX_CHUNK / 3 + 1).collect();
         let header = header(&data, u32::try_from(chunks.len()).unwrap());
         let mut receiver = Receiver::new(header.clone()).unwrap();
@@ -302,7 +306,7 @@ mod tests {
         let (rest, size) = receiver.finish().unwrap();
         assert!(pieces.iter().all(|piece| piece.len() == MAX_CHUNK) && rest.len() == 5);
         pieces.push(rest);
-        assert_eq!((pieces.concat(), size), (data.clone(), data.len() as i64));
+        assert_eq!((pieces.concat(), usize::try_from(size).unwrap()), (data.clone(), data.len()));
     }
 
     #[test]
