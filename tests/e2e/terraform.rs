@@ -231,7 +231,9 @@ resource "terraform_data" "slow" {
 }
 "#;
     let mut stack = TestStack::builder(BERTH)
-        .set(Service::Broker, "BERTH_LIMITS__APPLY_LEASE", "3s")
+        // A lease is never cut short, so the one that runs when apply begins counts too.
+        .set(Service::Broker, "BERTH_LIMITS__LEASE", "5s")
+        .set(Service::Broker, "BERTH_LIMITS__APPLY_LEASE", "5s")
         .set(Service::Broker, "BERTH_LIMITS__REAP", "200ms")
         .start()
         .await;

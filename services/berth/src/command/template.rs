@@ -27,12 +27,14 @@ pub(crate) enum TemplateCommand {
     /// Push a directory as a new version and make it the active one
     Push(PushArgs),
     /// Write a version of a template into a folder
+    #[command(disable_version_flag = true)]
     Pull(PullArgs),
     /// List templates
     List,
     /// List the versions of a template, and what a claim of their prebuilds replaces
     Versions(VersionsArgs),
     /// Plan a version with given values and show what a workspace would have; nothing is made
+    #[command(disable_version_flag = true)]
     DryRun(DryRunArgs),
     /// Put a version away: nothing new is made of it
     Archive(ArchiveArgs),

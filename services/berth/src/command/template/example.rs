@@ -150,7 +150,7 @@ mod tests {
             let text: String = example.files().iter().map(|it| it.text).collect();
             let count = |what: &str| text.matches(what).count();
             let (presets, pools) = match example {
-                Example::LocalExec => ("[[presets]]", "[presets.prebuilds]"),
+                Example::LocalExec => ("[[presets]]", "prebuilds = {"),
                 _ => ("data \"coder_workspace_preset\"", "prebuilds {"),
             };
             assert_eq!((count(presets), count(pools)), (2, 2), "{example:?}");
