@@ -226,7 +226,7 @@ async fn a_daemon_killed_while_it_applies_costs_the_build_and_nothing_else() {
     const SLOW: &str = r#"
 resource "terraform_data" "slow" {
   provisioner "local-exec" {
-    command = "echo $$ > $E2E_DIR/child; setsid sleep 600 & echo $! > $E2E_DIR/detached; while [ ! -e $E2E_DIR/go ]; do sleep 0.1; done"
+    command = "echo $$ > $E2E_DIR/child; if [ ! -e $E2E_DIR/go ]; then setsid sleep 600 & echo $! > $E2E_DIR/detached; fi; while [ ! -e $E2E_DIR/go ]; do sleep 0.1; done"
   }
 }
 "#;
