@@ -193,10 +193,11 @@ pub async fn reset(
         "
         with reset as (
             update prebuild_pools p
-            set consecutive_failures = 0
+            set consecutive_failures = 0, setbacks = 0
             from template_version_presets r
             where p.template_id = $1 and r.id = p.preset_id and ($2::text is null or r.name = $2)
-              and (p.prebuild_status = 'hard_limited' or p.consecutive_failures > 0)
+              and (p.prebuild_status = 'hard_limited' or p.consecutive_failures > 0
+                   or p.setbacks > 0)
             returning p.preset_id, r.name
         ), marked as (
             insert into prebuild_pool_marks (preset_id, created_at)

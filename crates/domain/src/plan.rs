@@ -16,7 +16,7 @@ mod policy;
 mod tests;
 
 pub use input::{
-    Breaker, Failures, Pause, PauseScope, Policy, PoolConfig, PoolSnapshot, Prebuild,
+    Breaker, Failures, Need, Pause, PauseScope, Policy, PoolConfig, PoolSnapshot, Prebuild,
     PrebuildSettings, SNAPSHOT_VERSION, SnapshotError, SnapshotFile, Standing, Successor,
 };
 pub use output::{Action, Counts, DeleteReason, Plan, Reason};
@@ -28,6 +28,8 @@ pub const CREATES_PER_PLAN_MAX: u32 = 500;
 pub const DELETES_PER_PLAN_MAX: u32 = 500;
 /// An open breaker's first probe comes after this time; each further one after twice the last.
 pub const PROBE_DELAY: SignedDuration = SignedDuration::from_mins(10);
+/// After the first setback creation waits so long; twice as long after each further one.
+pub const SETBACK_DELAY: SignedDuration = SignedDuration::from_secs(1);
 /// The longest time between two probes.
 pub const PROBE_DELAY_MAX: SignedDuration = SignedDuration::from_hours(6);
 /// Time before the first new attempt at a failed delete; doubles with each failure.

@@ -35,8 +35,11 @@ pub(crate) async fn commit(
     if ok {
         let now = work.now();
         completion::set_cost(work.conn(), build, request.daily_cost, now).await.map_err(of_db)?;
-        work.commit().await.map_err(of_db)?;
+    } else {
+        let noted = completion::note_refused_cost(work.conn(), build, request.daily_cost).await;
+        noted.map_err(of_db)?;
     }
+    work.commit().await.map_err(of_db)?;
     let consumed = if ok { quota.consumed.saturating_add(cost) } else { quota.consumed };
     Ok(v1::CommitQuotaResponse {
         ok,

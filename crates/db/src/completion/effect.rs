@@ -114,6 +114,7 @@ pub async fn mark_workspaces(
 /// job, a lost daemon and an exceeded quota are not the template's doing. A success counts for it once
 /// the prebuild is ready: with agents, that is when they say so, or a template whose agents never
 /// start would never open the breaker. Input that the builder refused for good is not tried again.
+/// What failed for another reason sets the pool back: once for all builds made before the last time.
 ///
 /// The pools are locked in the order of their keys, so that batches that end together do not wait
 /// for each other in a circle.
@@ -150,15 +151,19 @@ pub async fn mark_pools(
                        as failed,
                    count(o.build_id)::int as own,
                    bool_or(e.is_failed and e.is_refused) as is_refused,
+                   max(e.created_at)
+                       filter (where e.is_failed and not e.is_own and not e.is_refused)
+                       as set_back,
                    (array_agg(e.daily_cost order by e.created_at desc) filter (where e.is_made))[1]
                        as daily_cost
             from ended e left join own o on o.build_id = e.build_id
             group by e.preset_id
         ), locked as (
-            select preset_id from prebuild_pools
-            where preset_id in (select preset_id from counted)
-            order by preset_id
-            for no key update
+            select p.preset_id,
+                   coalesce(c.set_back > coalesce(p.setback_at, '-infinity'), false) as is_set_back
+            from prebuild_pools p join counted c on c.preset_id = p.preset_id
+            order by p.preset_id
+            for no key update of p
         ), marked as (
             insert into prebuild_pool_marks (preset_id, created_at)
             select preset_id, $2 from counted
@@ -169,6 +174,8 @@ pub async fn mark_pools(
             consecutive_failures =
                 case when c.ready > 0 then 0 else p.consecutive_failures + c.own end,
             last_failure_at = case when c.own > 0 then $2 else p.last_failure_at end,
+            setbacks = case when c.made > 0 then 0 else p.setbacks + l.is_set_back::int end,
+            setback_at = case when l.is_set_back then $2 else p.setback_at end,
             daily_cost = coalesce(c.daily_cost, p.daily_cost),
             prebuild_status =
                 case when c.is_refused then 'validation_failed' else p.prebuild_status end
@@ -287,6 +294,28 @@ pub async fn set_cost(
         build.0,
         daily_cost,
         at(now)
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Writes down with its pool what a prebuild would have cost that the quota refused, so that no other
+/// is tried before there is room. Any other build has no pool.
+#[tracing::instrument(name = "db.completion.note_refused_cost", skip_all, fields(build.id = %build), err)]
+pub async fn note_refused_cost(
+    db: impl Executor<'_>,
+    build: BuildId,
+    daily_cost: i32,
+) -> Result<(), DbError> {
+    sqlx::query!(
+        "
+        update prebuild_pools p set daily_cost = $2
+        from workspace_builds b join workspaces w on w.id = b.workspace_id
+        where b.id = $1 and b.stage = 'prebuild' and p.preset_id = w.pool_preset_id
+          and p.daily_cost is distinct from $2",
+        build.0,
+        daily_cost
     )
     .execute(db)
     .await?;

@@ -1,9 +1,11 @@
 //! The one reading of a pool: what its plan is made from.
 
+use std::collections::BTreeMap;
+
 use berth_domain::id::{OrganizationId, PresetId, TemplateId, VersionId};
 use berth_domain::plan::{
-    Breaker, Failures, Policy, PoolConfig, PoolSnapshot, Prebuild, PrebuildSettings, Standing,
-    Successor,
+    Breaker, Failures, Need, Policy, PoolConfig, PoolSnapshot, Prebuild, PrebuildSettings,
+    Standing, Successor,
 };
 use berth_domain::preset::Prebuilds;
 use berth_domain::quota::Quota;
@@ -77,7 +79,9 @@ pub async fn observe(
         r#"
         select p.template_version_id, p.template_id, p.organization_id, p.prebuild_status,
                p.consecutive_failures, p.breaker_opened_at, p.probe_attempts, p.last_probe_at,
+               p.setbacks, p.setback_at, i.tags as "tags: Json<BTreeMap<String, String>>",
                p.last_invalidated_at, p.last_reasons, p.holds, p.policy, cost.credits as "cost!",
+               p.daily_cost is null as "is_cost_guessed!",
                s.name as preset_name, v.name as version_name, v.provisioner,
                o.name as organization_name, t.name as "template_name?",
                pool_standing(p, t) as "standing!",
@@ -242,12 +246,16 @@ pub async fn observe(
             recent: maybe_json("failures of a pool", row.failures)?.unwrap_or_default(),
             consecutive: count(row.consecutive_failures.into()),
             breaker,
+            setbacks: count(row.setbacks.into()),
+            setback_at: maybe_time(row.setback_at),
         },
         pauses: json("pauses", row.pauses)?,
         has_daemon: row.has_daemon,
+        need: Need { provisioner: row.provisioner.clone(), tags: row.tags.0 },
         in_flight: count(row.in_flight),
         quota: maybe_json::<Quota>("quota", row.quota)?,
         cost: row.cost.into(),
+        is_cost_guessed: row.is_cost_guessed,
         successor: successor.map(|it| Successor {
             desired: schedule::desired(&it.prebuilds, now).instances,
             eligible: it.eligible,

@@ -2,7 +2,10 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Action, CREATES_PER_PLAN_MAX, PROBE_DELAY, PROBE_DELAY_MAX, Planner, Reason, doubled};
+use super::{
+    Action, CREATES_PER_PLAN_MAX, PROBE_DELAY, PROBE_DELAY_MAX, Planner, Reason, SETBACK_DELAY,
+    doubled,
+};
 use crate::quota::QuotaExceeded;
 use crate::state::PrebuildStatus;
 
@@ -41,7 +44,8 @@ impl Planner<'_> {
             return;
         }
         // All of them are looked at, so that `explain` names every hold at once.
-        let is_held = [self.hold_refused(), self.hold_capacity(), self.hold_backoff()];
+        let is_held =
+            [self.hold_refused(), self.hold_capacity(), self.hold_backoff(), self.hold_setback()];
         let probe = self.hold_breaker();
         let room = self.room(missing);
         let count = match probe {
@@ -85,7 +89,7 @@ impl Planner<'_> {
 
     fn hold_capacity(&mut self) -> bool {
         if !self.snapshot.has_daemon {
-            self.reasons.push(Reason::Capacity);
+            self.reasons.push(Reason::Capacity { need: self.snapshot.need.clone() });
         }
         !self.snapshot.has_daemon
     }
@@ -118,6 +122,23 @@ impl Planner<'_> {
         // When the oldest failure ceases to count, the wait becomes shorter.
         let forgotten = first.checked_add(lookback).unwrap_or(Timestamp::MAX);
         self.looks.push(until.min(forgotten));
+        true
+    }
+
+    /// After setbacks the next attempt waits a second, doubled with each one in a row, at most as
+    /// long as a back-off begins with. Short enough that nobody sees a lost daemon in the pool, long
+    /// enough that a machine that fails everything at once is not kept busy with it.
+    fn hold_setback(&mut self) -> bool {
+        let failures = &self.snapshot.failures;
+        let (Some(at), 1..) = (failures.setback_at, failures.setbacks) else { return false };
+        let most = self.policy.settings.reconciliation_backoff_interval;
+        let wait = doubled(SETBACK_DELAY, failures.setbacks - 1, most).min(most);
+        let until = at.checked_add(wait).unwrap_or(Timestamp::MAX);
+        if until <= self.now {
+            return false;
+        }
+        self.reasons.push(Reason::Setback { setbacks: failures.setbacks, until });
+        self.looks.push(until);
         true
     }
 
@@ -162,7 +183,9 @@ impl Planner<'_> {
         if let Some(quota) = self.snapshot.quota {
             let fits = quota.room_for(cost, missing);
             if fits < missing {
-                room = room.min(fits);
+                // A new version may cost less than the one before: one build finds out.
+                let finds_out = self.snapshot.is_cost_guessed && self.counts.starting == 0;
+                room = room.min(fits.max(u32::from(finds_out)));
                 let exceeded =
                     QuotaExceeded { budget: quota.budget, consumed: quota.consumed, cost };
                 self.reasons.push(Reason::Quota { exceeded });

@@ -1,6 +1,9 @@
 //! What a pool's plan is made from. Plain values; their JSON is the decision log's and the snapshot
 //! file's.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -191,8 +194,9 @@ pub struct Breaker {
     pub last_probe_at: Option<Timestamp>,
 }
 
-/// Failures of the pool's own: plan, apply or agent start-up of the template failed. Reaped jobs,
-/// lost daemons, cancelled jobs and exceeded quotas are not among them.
+/// Failed creations. The pool's own are those that the template caused: its plan, its apply or the
+/// start of its agents. Lost daemons, broken machines and exceeded quotas are setbacks: they delay the
+/// next attempt, and count for nothing else. Reaped and cancelled jobs are neither.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Failures {
@@ -205,6 +209,12 @@ pub struct Failures {
     /// The breaker, where the pool is `hard_limited`.
     #[serde(default)]
     pub breaker: Option<Breaker>,
+    /// Setbacks in a row; those that were on their way together are one.
+    #[serde(default)]
+    pub setbacks: u32,
+    /// When the last of them was.
+    #[serde(default)]
+    pub setback_at: Option<Timestamp>,
 }
 
 /// The pool that takes the place of a previous version's: the active version's preset of that name
@@ -216,6 +226,30 @@ pub struct Successor {
     pub desired: u32,
     /// Claimable prebuilds it has.
     pub eligible: u32,
+}
+
+/// What a provisioner daemon must offer to run a pool's jobs.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Need {
+    /// The tool; empty: not known.
+    pub provisioner: String,
+    /// The version's tags.
+    pub tags: BTreeMap<String, String>,
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} jobs", self.provisioner)?;
+        // Every daemon has a scope and an owner; who reads this is after what somebody chose.
+        let chosen = self.tags.iter().filter(|(name, value)| {
+            !matches!((name.as_str(), value.as_str()), ("scope", "organization") | ("owner", ""))
+        });
+        for (position, (name, value)) in chosen.enumerate() {
+            write!(f, "{}{name}={value}", if position == 0 { " with " } else { " " })?;
+        }
+        Ok(())
+    }
 }
 
 /// The state that a plan looks at, read in one transaction.
@@ -233,6 +267,9 @@ pub struct PoolSnapshot {
     pub pauses: Vec<Pause>,
     /// A live daemon could run the preset's jobs.
     pub has_daemon: bool,
+    /// What such a daemon must offer, to be named where there is none.
+    #[serde(default)]
+    pub need: Need,
     /// Prebuild creations in flight in the organization, this pool's included.
     #[serde(default)]
     pub in_flight: u32,
@@ -243,6 +280,9 @@ pub struct PoolSnapshot {
     /// Credits a day that one more prebuild costs, as far as is known.
     #[serde(default)]
     pub cost: i64,
+    /// No build of this preset has told its cost yet: `cost` is that of another version.
+    #[serde(default)]
+    pub is_cost_guessed: bool,
     /// For a previous version's preset: the pool that takes its place. `None`: nobody can be served
     /// from here any more.
     #[serde(default)]
@@ -263,9 +303,11 @@ impl Default for PoolSnapshot {
             failures: Failures::default(),
             pauses: Vec::new(),
             has_daemon: true,
+            need: Need::default(),
             in_flight: 0,
             quota: None,
             cost: 0,
+            is_cost_guessed: false,
             successor: None,
             predecessor: 0,
             deadline: None,

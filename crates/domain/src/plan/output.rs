@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::input::{Pause, PauseScope};
+use super::input::{Need, Pause, PauseScope};
 use crate::id::{BuildId, WorkspaceId};
 use crate::quota::QuotaExceeded;
 use crate::state::MissReason;
@@ -145,7 +145,11 @@ pub enum Reason {
     /// Nothing is created: the builder refused the preset's input for good.
     ValidationFailed,
     /// Nothing is created: no live daemon could run the job.
-    Capacity,
+    Capacity {
+        /// What such a daemon must offer.
+        #[serde(default)]
+        need: Need,
+    },
     /// Fewer or none are created: the cap on creations in flight.
     InFlightCap {
         /// Creations in flight in the organization.
@@ -163,6 +167,13 @@ pub enum Reason {
     Backoff {
         /// Failures that count.
         failures: u32,
+        /// When creation goes on.
+        until: Timestamp,
+    },
+    /// Nothing is created yet: the last creations failed for reasons that are not the template's.
+    Setback {
+        /// How often in a row.
+        setbacks: u32,
         /// When creation goes on.
         until: Timestamp,
     },
@@ -211,10 +222,11 @@ impl Reason {
             Self::Probe { .. } => "probe",
             Self::BreakerClosed => "breaker_closed",
             Self::ValidationFailed => "validation_failed",
-            Self::Capacity => "capacity",
+            Self::Capacity { .. } => "capacity",
             Self::InFlightCap { .. } => "in_flight_cap",
             Self::Quota { .. } => "quota",
             Self::Backoff { .. } => "backoff",
+            Self::Setback { .. } => "setback",
             Self::PassLimit { .. } => "pass_limit",
             Self::FailedKept { .. } => "failed_kept",
             Self::LeftAlone { .. } => "left_alone",
@@ -229,8 +241,8 @@ impl Reason {
             Self::Paused { .. } => Some(MissReason::Paused),
             Self::BreakerOpened { .. } | Self::BreakerOpen { .. } => Some(MissReason::HardLimited),
             Self::ValidationFailed => Some(MissReason::ValidationFailed),
-            Self::Backoff { .. } => Some(MissReason::Backoff),
-            Self::Capacity | Self::InFlightCap { .. } | Self::Quota { .. } => {
+            Self::Backoff { .. } | Self::Setback { .. } => Some(MissReason::Backoff),
+            Self::Capacity { .. } | Self::InFlightCap { .. } | Self::Quota { .. } => {
                 Some(MissReason::Capacity)
             }
             _ => None,
@@ -307,10 +319,9 @@ impl Reason {
                 "nothing is created: the preset's values were refused; push a version that fixes \
                  them",
             ),
-            Self::Capacity => f.write_str(
-                "nothing is created: no live provisioner daemon could run the job; start one with \
-                 matching tags",
-            ),
+            Self::Capacity { need } => {
+                write!(f, "nothing is created: no live provisioner daemon takes {need}; start one")
+            }
             Self::InFlightCap { in_flight, max } => {
                 write!(f, "{in_flight} creations in flight in the organization, at most {max}")
             }
@@ -323,6 +334,11 @@ impl Reason {
             Self::Backoff { failures, until } => {
                 write!(f, "creation waits until {until} after {failures} recent failures")
             }
+            Self::Setback { setbacks, until } => write!(
+                f,
+                "creation waits until {until}: it failed {setbacks} times in a row for reasons that \
+                 are not the template's; the failed builds' logs name them"
+            ),
             Self::PassLimit { max } => write!(
                 f,
                 "at most {max} are created or deleted in one pass; the next one follows at once"

@@ -3,7 +3,7 @@
 use berth_backbone::Clock;
 use berth_db::pool::Patience;
 use berth_db::{agent, completion};
-use berth_domain::id::{JobId, WorkspaceId};
+use berth_domain::id::{BuildId, JobId, WorkspaceId};
 use berth_testkit::TestDatabase;
 use jiff::SignedDuration;
 
@@ -97,7 +97,7 @@ async fn each_failed_prebuild_counts_once_whatever_failed_and_however_often_it_i
 }
 
 /// A lost daemon, a job that nobody took, a cancelled job and an exceeded quota are not the
-/// template's doing: the breaker stays closed and creation goes on at once.
+/// template's doing: the breaker stays closed and creation goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_that_the_template_did_not_cause_do_not_count() {
     let world = World::new(1).await;
@@ -108,12 +108,12 @@ async fn failures_that_the_template_did_not_cause_do_not_count() {
         "error = 'stop', error_code = 'canceled', canceled_at = now()",
     ];
     for how in ends {
-        world.replica.reconcile(PRESET, Patience::Wait).await.unwrap();
+        world.pass_later().await;
         world.end(how).await;
         let (consecutive, _, rows) = world.failures().await;
         assert_eq!((consecutive, rows), (0, 0), "{how}");
     }
-    world.replica.reconcile(PRESET, Patience::Wait).await.unwrap();
+    world.pass_later().await;
     world.starting().await;
     let status = "select prebuild_status from prebuild_pools";
     assert_eq!(world.database.value(status).await, "healthy");
@@ -134,4 +134,95 @@ async fn a_refused_input_is_not_tried_again() {
     assert_eq!(world.database.value(status).await, "validation_failed");
     let told = "select count(*) from outbox where subject like '%.notify.%'";
     assert_eq!(world.database.count(told).await, 1);
+}
+
+impl World {
+    async fn pass_after(&self, seconds: i64) {
+        self.clock.advance(SignedDuration::from_secs(seconds));
+        self.replica.reconcile(PRESET, Patience::Wait).await.unwrap();
+    }
+
+    async fn pending(&self) -> i64 {
+        self.database
+            .count("select count(*) from provisioner_jobs where completed_at is null")
+            .await
+    }
+}
+
+/// A machine that fails everything at once is asked again after 1 s, then after 2, then after 4: not in
+/// a circle that keeps it busy. What was on its way together is one setback, and a success ends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn setbacks_delay_the_next_attempt_twice_as_long_each_time() {
+    let world = World::new(1).await;
+    let broken = "error = 'no space left on device', error_code = 'infrastructure'";
+    world.pass_after(0).await;
+    for wait in [1, 2, 4] {
+        world.end(broken).await;
+        world.pass_after(wait - 1).await;
+        assert_eq!(world.pending().await, 0, "it waits {wait} s");
+        world.pass_after(1).await;
+        assert_eq!(world.pending().await, 1, "it waited {wait} s");
+    }
+    world.end("attempts = 1").await;
+    let setbacks = "select setbacks from prebuild_pools";
+    assert_eq!(world.database.count(setbacks).await, 0);
+
+    let world = World::new(3).await;
+    world.pass_after(0).await;
+    let jobs =
+        world.database.rows("select id from provisioner_jobs where completed_at is null").await;
+    let (db, now) = (&world.replica.backbone.db, world.clock.now());
+    for job in jobs {
+        let job: JobId = job[0].parse().unwrap();
+        let end = format!(
+            "update provisioner_jobs set started_at = now(), completed_at = now(), {broken}
+             where id = '{job}'"
+        );
+        world.database.rows(&end).await;
+        completion::mark_workspaces(db, &[job], now).await.unwrap();
+        completion::mark_pools(db, &[job], now).await.unwrap();
+    }
+    assert_eq!(world.database.count(setbacks).await, 1, "three on their way together are one");
+    world.pass_after(1).await;
+    assert_eq!(world.pending().await, 3);
+}
+
+/// A prebuild whose cost its owner's quota refuses is not tried over and over: the pool knows the cost
+/// then, and says that there is no room. More room lets it go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_quota_holds_creation_until_there_is_room() {
+    let world = World::new(2).await;
+    world.pass_after(0).await;
+    let db = &world.replica.backbone.db;
+    let builds = world.database.rows("select id, job_id from workspace_builds").await;
+    for row in &builds {
+        let (build, job): (BuildId, JobId) = (row[0].parse().unwrap(), row[1].parse().unwrap());
+        completion::note_refused_cost(db, build, 7).await.unwrap();
+        let end = format!(
+            "update provisioner_jobs set started_at = now(), completed_at = now(),
+             error = 'insufficient quota', error_code = 'quota' where id = '{job}'"
+        );
+        world.database.rows(&end).await;
+        let now = world.clock.now();
+        completion::mark_workspaces(db, &[job], now).await.unwrap();
+        completion::mark_pools(db, &[job], now).await.unwrap();
+    }
+    world.pass_later().await;
+    assert_eq!(world.pending().await, 0);
+    let reasons = "select last_reasons from prebuild_pools";
+    let told = world.database.value(reasons).await;
+    assert!(told.contains("\"quota\"") && told.contains("\"cost\": 7"), "{told}");
+
+    let allow = "insert into groups (id, organization_id, name, quota_allowance, created_at)
+                 select organization_id, organization_id, 'everyone', 7, now()
+                 from prebuild_pools
+                 on conflict (id) do update set quota_allowance = 7";
+    world.database.rows(allow).await;
+    let member =
+        "insert into organization_members (organization_id, user_id, created_at, updated_at)
+                  select organization_id, 'c42fdf75-3097-471c-8c33-fb52454d81c0', now(), now()
+                  from prebuild_pools on conflict do nothing";
+    world.database.rows(member).await;
+    world.pass_later().await;
+    assert_eq!(world.pending().await, 1, "room for one of two");
 }

@@ -246,3 +246,55 @@ fn creation_waits_after_failures_in_proportion_to_them() {
     let told = Reason::Backoff { failures: 2, until: ahead(59) };
     assert!(slow(pool(1).failed(&[1, 58])).plan().reasons.contains(&told));
 }
+
+#[test]
+fn creation_waits_after_setbacks_a_second_and_then_twice_as_long() {
+    let after = |setbacks: u32, seconds: i64| {
+        pool(2).set(|it| {
+            it.snapshot.failures.setbacks = setbacks;
+            it.snapshot.failures.setback_at = Some(now() - SignedDuration::from_secs(seconds));
+        })
+    };
+    let held = |it: Pool| it.plan().creates() == 0;
+    for (setbacks, wait) in [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (40, 60), (u32::MAX, 60)] {
+        assert!(held(after(setbacks, wait - 1)), "{setbacks} setbacks hold for {wait} s");
+        assert!(!held(after(setbacks, wait)), "{setbacks} setbacks hold for {wait} s only");
+    }
+    assert!(!held(after(0, 0)), "none since the last success");
+    let plan = after(3, 1).plan();
+    let until = now() + SignedDuration::from_secs(3);
+    assert!(plan.reasons.contains(&Reason::Setback { setbacks: 3, until }));
+    assert_eq!(plan.next_look, Some(until));
+}
+
+#[test]
+fn a_guessed_cost_lets_one_build_find_out() {
+    let guessed = |it: Pool| it.set(|it| it.snapshot.is_cost_guessed = true);
+    let spent = "below_desired quota";
+    check([
+        ("known: none", pool(3).quota(2, 4, 5), "", spent, NEVER),
+        ("guessed: one", guessed(pool(3).quota(2, 4, 5)), "create 1", spent, NEVER),
+        ("one at a time", guessed(pool(3).quota(2, 4, 5).of("starting@1")), "", spent, NEVER),
+        ("where there is room", guessed(pool(3).quota(2, 0, 5)), "create 2", spent, NEVER),
+    ]);
+}
+
+#[test]
+fn where_no_daemon_could_run_the_job_the_plan_says_what_it_would_have_to_offer() {
+    let tags = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    let said = |tags| {
+        let it = pool(1).without_daemon().set(|it| {
+            it.snapshot.need = Need { provisioner: "terraform".to_owned(), tags };
+        });
+        let reasons = it.plan().reasons;
+        reasons.iter().map(ToString::to_string).find(|it| it.contains("daemon")).unwrap()
+    };
+    let common = [("scope", "organization"), ("owner", "")];
+    assert!(
+        said(tags(&common)).ends_with("no live provisioner daemon takes terraform jobs; start one")
+    );
+    let chosen = [common[0], common[1], ("region", "eu"), ("size", "big")];
+    assert!(said(tags(&chosen)).contains("takes terraform jobs with region=eu size=big;"));
+}

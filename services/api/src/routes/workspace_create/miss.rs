@@ -64,6 +64,8 @@ fn miss_reason(facts: &PoolFacts) -> (MissReason, Value) {
 
 #[cfg(test)]
 mod tests {
+    use berth_domain::plan::Need;
+
     use super::*;
 
     fn pool() -> PoolFacts {
@@ -104,7 +106,7 @@ mod tests {
         let held = |status| PoolFacts { status, ..pool() };
         check(&held(PrebuildStatus::HardLimited), MissReason::HardLimited);
         check(&held(PrebuildStatus::ValidationFailed), MissReason::ValidationFailed);
-        let reasons = serde_json::to_value([Reason::Capacity]).unwrap();
+        let reasons = serde_json::to_value([Reason::Capacity { need: Need::default() }]).unwrap();
         check(&PoolFacts { reasons, ..pool() }, MissReason::Capacity);
     }
 }

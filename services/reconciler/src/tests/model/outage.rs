@@ -1,6 +1,6 @@
 //! An hour without any provisioner daemon.
 
-use berth_domain::plan::Reason;
+use berth_domain::plan::{Need, Reason};
 use berth_domain::state::{PrebuildStatus, Transition};
 
 use super::check;
@@ -54,7 +54,7 @@ async fn an_hour_without_daemons_blames_nobody_and_queues_no_more_than_is_wanted
                 jsonb_array_elements(p.last_reasons) r order by 1",
         )
         .await;
-    let capacity = serde_json::to_value(Reason::Capacity).unwrap();
+    let capacity = serde_json::to_value(Reason::Capacity { need: Need::default() }).unwrap();
     assert!(held.contains(&capacity["reason"].as_str().unwrap().to_owned()), "{held:?}");
 
     // Nothing of that is held against the pools when a daemon comes.
