@@ -105,7 +105,11 @@ impl Broker {
 impl Daemon {
     /// Waits for a job.
     pub(crate) async fn acquire(&mut self, wait_seconds: u32) -> anyhow::Result<Option<v1::Job>> {
-        let request = v1::AcquireJobRequest { daemon_id: self.id.clone(), wait_seconds };
+        let request = v1::AcquireJobRequest {
+            daemon_id: self.id.clone(),
+            wait_seconds,
+            ..Default::default()
+        };
         let answer = self.client.acquire_job(with_key(&self.key, request)).await?;
         Ok(answer.into_inner().job)
     }

@@ -163,7 +163,11 @@ impl Daemon {
     }
 
     async fn acquire(&mut self) -> anyhow::Result<v1::Job> {
-        let request = v1::AcquireJobRequest { daemon_id: self.id.clone(), wait_seconds: 20 };
+        let request = v1::AcquireJobRequest {
+            daemon_id: self.id.clone(),
+            wait_seconds: 20,
+            ..Default::default()
+        };
         let answer = self.client.acquire_job(with(&self.key, request)).await?;
         answer.into_inner().job.context("a job is queued")
     }

@@ -10,7 +10,7 @@ pub use input::{
     BuildInput, BuildOwner, Variable, find_build_input, list_variables, put_owner_key,
 };
 pub use input::{RunningAgent, list_running_agents};
-pub use reap::{Lost, cancel_unserved, fail_lost, requeue_lost};
+pub use reap::{Lost, cancel_unserved, end_leases, fail_lost, requeue_lost};
 
 use berth_domain::build::Tags;
 use berth_domain::id::{DaemonId, FileId, JobId, LeaseToken, OrganizationId, UserId};

@@ -3,7 +3,7 @@
 
 /// A text that is none of the values of a closed set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a {set}; known are {known}")]
+#[error("{text:?} is no {}; known are {known}", words(set))]
 pub struct UnknownValue {
     /// What was read.
     pub text: String,
@@ -11,6 +11,18 @@ pub struct UnknownValue {
     pub set: &'static str,
     /// All values of the set, joined by commas.
     pub known: String,
+}
+
+/// The name of a set in words: `BuildStage` is a `build stage`.
+fn words(set: &str) -> String {
+    let mut words = String::with_capacity(set.len() + 4);
+    for letter in set.chars() {
+        if letter.is_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.extend(letter.to_lowercase());
+    }
+    words
 }
 
 macro_rules! closed_set {

@@ -25,7 +25,7 @@ impl v1::Job {
 }
 
 /// Version of the protocol that this binary speaks, "major.minor".
-pub const API_VERSION: &str = "1.0";
+pub const API_VERSION: &str = "1.1";
 
 /// Metadata key that carries a daemon's provisioner key.
 pub const KEY_HEADER: &str = "berth-provisioner-key";

@@ -7,7 +7,7 @@ use berth_bus::trace;
 use berth_db::job::{self, BuildInput, Filter, Held, RunningAgent};
 use berth_db::user_secret::{self, SecretValue};
 use berth_db::{DbError, build, build_state, completion, daemon, dry_run, rehearsal};
-use berth_domain::id::{BuildId, DaemonId, OrganizationId, PREBUILDS_USER, VersionId};
+use berth_domain::id::{BuildId, DaemonId, LeaseToken, OrganizationId, PREBUILDS_USER, VersionId};
 use berth_domain::state::{BuildStage, JobErrorCode, JobKind, Transition};
 use berth_proto::v1;
 use sha2::{Digest, Sha256};
@@ -58,9 +58,14 @@ pub(crate) async fn acquire(
     request: &v1::AcquireJobRequest,
 ) -> Result<Option<v1::Job>, Status> {
     let daemon: DaemonId = error::id(&request.daemon_id, "daemon")?;
+    let lease = match request.lease_token.as_str() {
+        // From a daemon of 1.0.
+        "" => LeaseToken(broker.backbone.ids.secret()),
+        chosen => error::id(chosen, "lease token")?,
+    };
     let filter = filter(broker, organization, daemon).await?;
     let wait = Duration::from_secs(request.wait_seconds.min(WAIT_MAX).into());
-    let mut ticket = Queue::wait(broker, filter, daemon);
+    let mut ticket = Queue::wait(broker, filter, (daemon, lease));
     let in_hand = tokio::select! {
         job = ticket.job() => job,
         // A daemon that does not want to wait still gets what is there: one look takes this long.

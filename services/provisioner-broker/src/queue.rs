@@ -43,6 +43,8 @@ struct Waiting {
 
 struct Waiter {
     daemon: DaemonId,
+    /// What the job will be held under; tells this waiter from all others.
+    lease: LeaseToken,
     hand: oneshot::Sender<Held>,
 }
 
@@ -71,14 +73,18 @@ impl Queue {
     }
 
     /// Takes a place for a daemon.
-    pub(crate) fn wait(broker: &Broker, filter: Filter, daemon: DaemonId) -> Ticket {
+    pub(crate) fn wait(
+        broker: &Broker,
+        filter: Filter,
+        (daemon, lease): (DaemonId, LeaseToken),
+    ) -> Ticket {
         let (hand, job) = oneshot::channel();
         let mut groups = broker.queue.lock();
         let (group, is_new) = match groups.get(&filter) {
             Some(group) => (group.clone(), false),
             None => (groups.entry(filter.clone()).or_default().clone(), true),
         };
-        group.lock().waiters.push_back(Waiter { daemon, hand });
+        group.lock().waiters.push_back(Waiter { daemon, lease, hand });
         group.wake.notify_one();
         drop(groups);
         if is_new {
@@ -131,11 +137,11 @@ impl Group {
 
     /// Who asks now: the longest waiting, as many as there may be jobs, without those whose daemon
     /// is not heard of. What nobody asks for is expected on.
-    fn askers(&self, broker: &Broker) -> Vec<DaemonId> {
+    fn askers(&self, broker: &Broker) -> Vec<(DaemonId, LeaseToken)> {
         let mut waiting = self.lock();
         waiting.waiters.retain(|it| !it.hand.is_closed());
-        let present = waiting.waiters.iter().map(|it| it.daemon);
-        let heard = present.filter(|it| !broker.registry.is_silent(*it));
+        let present = waiting.waiters.iter().map(|it| (it.daemon, it.lease));
+        let heard = present.filter(|(daemon, _)| !broker.registry.is_silent(*daemon));
         let askers: Vec<_> = heard.take(waiting.expected.min(BATCH)).collect();
         if !askers.is_empty() {
             waiting.expected = 0;
@@ -143,11 +149,11 @@ impl Group {
         askers
     }
 
-    /// Gives a job to its daemon; gives it back when that one is gone.
+    /// Gives a job to who asked for it; gives it back when that one is gone.
     fn hand_over(&self, held: Held) -> Option<Held> {
         let waiter = {
             let mut waiting = self.lock();
-            let place = waiting.waiters.iter().position(|it| it.daemon == held.worker);
+            let place = waiting.waiters.iter().position(|it| it.lease == held.lease);
             place.and_then(|it| waiting.waiters.remove(it))
         };
         match waiter {
@@ -181,7 +187,11 @@ async fn serve(broker: Broker, filter: Filter, group: Arc<Group>) {
 }
 
 /// Takes what is there for those who ask, once.
-async fn look(broker: &Broker, filter: &Filter, (group, askers): (&Group, &[DaemonId])) {
+async fn look(
+    broker: &Broker,
+    filter: &Filter,
+    (group, askers): (&Group, &[(DaemonId, LeaseToken)]),
+) {
     match take(broker, filter, askers).await {
         Ok(Taken { jobs, is_more }) => {
             let is_contended = is_more && jobs.len() < askers.len();
@@ -204,18 +214,15 @@ async fn look(broker: &Broker, filter: &Filter, (group, askers): (&Group, &[Daem
 }
 
 /// Takes jobs for the waiting daemons and tells of the builds that run from now on.
-#[tracing::instrument(name = "job.take", level = "debug", skip_all, fields(waiters = daemons.len()))]
+#[tracing::instrument(name = "job.take", level = "debug", skip_all, fields(waiters = askers.len()))]
 async fn take(
     broker: &Broker,
     filter: &Filter,
-    daemons: &[DaemonId],
+    askers: &[(DaemonId, LeaseToken)],
 ) -> Result<Taken, SettleError> {
-    let ids = broker.backbone.ids;
-    let holders: Vec<_> =
-        daemons.iter().map(|daemon| (*daemon, LeaseToken(ids.secret()))).collect();
     let mut work = broker.backbone.begin().await?;
     let lease = broker.limits.lease.as_duration().as_secs_f64();
-    let taken = job::acquire(work.conn(), filter, &holders, lease).await?;
+    let taken = job::acquire(work.conn(), filter, askers, lease).await?;
     if taken.jobs.is_empty() {
         return Ok(taken);
     }

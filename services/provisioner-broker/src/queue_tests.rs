@@ -26,6 +26,7 @@ mod lost;
 mod model;
 mod quota;
 mod report;
+mod second;
 mod statements;
 mod waiting;
 
@@ -195,28 +196,34 @@ impl Daemon {
     }
 
     async fn of(replica: &Replica, name: &str, org: u128, tags: &[(&str, &str)]) -> Self {
+        let tags = tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let hello = v1::Hello { name: name.into(), tags, ..v1::Hello::default() };
+        Self::enter(replica, org, hello).await.unwrap()
+    }
+
+    /// Registers with what `hello` says and what all have in common.
+    async fn enter(replica: &Replica, org: u128, hello: v1::Hello) -> Result<Self, Code> {
         let channel =
             Channel::from_shared(format!("http://{}", replica.addr)).unwrap().connect().await;
         let mut client = ProvisionerServiceClient::new(channel.unwrap());
         let key = format!("{}-{}", organization(org), if org == 1 { "hush" } else { "hush2" });
-        let (hello, requests) = mpsc::channel(4);
+        let (sender, requests) = mpsc::channel(4);
         let message = v1::register_request::Message::Hello(v1::Hello {
-            name: name.into(),
             version: "1".into(),
             api_version: API_VERSION.into(),
             provisioner_types: vec!["exec".into()],
-            tags: tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             capacity: 1,
+            ..hello
         });
-        hello.send(v1::RegisterRequest { message: Some(message) }).await.unwrap();
+        sender.send(v1::RegisterRequest { message: Some(message) }).await.unwrap();
         let answer = client.register(with_key(&key, ReceiverStream::new(requests))).await;
-        let mut stream = answer.unwrap().into_inner();
+        let mut stream = answer.map_err(|status| status.code())?.into_inner();
         let first = stream.message().await.unwrap().unwrap().message;
         let Some(v1::register_response::Message::Accepted(accepted)) = first else {
             panic!("not accepted: {first:?}");
         };
-        let stream = Arc::new((hello, tokio::sync::Mutex::new(stream)));
-        Self { client, id: accepted.daemon_id, key, stream }
+        let stream = Arc::new((sender, tokio::sync::Mutex::new(stream)));
+        Ok(Self { client, id: accepted.daemon_id, key, stream })
     }
 
     /// What the broker says next on the registration's stream.
@@ -226,13 +233,24 @@ impl Daemon {
     }
 
     async fn acquire_within(&self, wait_seconds: u32) -> Option<v1::Job> {
-        let request = v1::AcquireJobRequest { daemon_id: self.id.clone(), wait_seconds };
+        let request = v1::AcquireJobRequest {
+            daemon_id: self.id.clone(),
+            wait_seconds,
+            ..Default::default()
+        };
         let answer = self.client.clone().acquire_job(with_key(&self.key, request)).await;
         answer.unwrap().into_inner().job
     }
 
     async fn acquire(&self) -> v1::Job {
         self.acquire_within(50).await.expect("a job is queued")
+    }
+
+    async fn give_up(&self, leases: &[&str]) -> Result<(), Code> {
+        let lease_tokens = leases.iter().map(|it| (*it).to_owned()).collect();
+        let request = with_key(&self.key, v1::GiveUpJobsRequest { lease_tokens });
+        let answer = self.client.clone().give_up_jobs(request).await;
+        answer.map(drop).map_err(|status| status.code())
     }
 
     async fn update(&self, update: v1::UpdateJobRequest) -> Result<v1::UpdateJobResponse, Code> {

@@ -32,6 +32,8 @@ const WRITE_EVERY: Duration = Duration::from_mins(1);
 const OUTGOING: usize = 64;
 /// Longest name of a daemon, in characters.
 const NAME_MAX: usize = 128;
+/// Longest name of a daemon's process, in bytes: a UUID's.
+const INCARNATION_MAX: usize = 36;
 
 /// One registration that stands.
 struct Session {
@@ -39,6 +41,8 @@ struct Session {
     key: ProvisionerKey,
     daemon: DaemonId,
     id: Uuid,
+    name: String,
+    incarnation: String,
     /// The tools it drives, and its tags.
     provisioners: Vec<String>,
     tags: Tags,
@@ -64,6 +68,7 @@ pub(crate) async fn register(
         let text = format!("a daemon's name has 1 to {NAME_MAX} characters, not {name_len}");
         return Err(Status::invalid_argument(text));
     }
+    refuse_second(broker, &key, &hello)?;
     let tags = tags(&key, &hello);
     let (daemon, seen) =
         store(broker, &key, &hello, (&provisioners, &tags)).await.map_err(of_db)?;
@@ -73,6 +78,8 @@ pub(crate) async fn register(
         broker: broker.clone(),
         daemon,
         id: broker.backbone.ids.next(),
+        name: hello.name,
+        incarnation: hello.incarnation,
         seen,
         written: Instant::now(),
         outgoing,
@@ -106,6 +113,28 @@ fn check_version(theirs: &str) -> Result<(), Status> {
         _ => Err(Status::failed_precondition(format!(
             "the daemon speaks API version {theirs:?}, this broker {API_VERSION}: upgrade the older \
              of the two"
+        ))),
+    }
+}
+
+/// Two processes of one name would take each other's place for ever: whoever is there stays. What a
+/// second one at another replica does harms nobody: jobs go by their leases.
+fn refuse_second(broker: &Broker, key: &ProvisionerKey, hello: &v1::Hello) -> Result<(), Status> {
+    let own = [hello.incarnation.as_str(), hello.former_incarnation.as_str()];
+    if let Some(length) = own.iter().map(|it| it.len()).find(|it| *it > INCARNATION_MAX) {
+        let text = format!("an incarnation has at most {INCARNATION_MAX} bytes, not {length}");
+        return Err(Status::invalid_argument(text));
+    }
+    if hello.incarnation.is_empty() {
+        return Ok(());
+    }
+    match broker.registry.rival(key.organization_id, &hello.name, own) {
+        None => Ok(()),
+        Some(silence) => Err(Status::already_exists(format!(
+            "another daemon named {:?} is connected and was heard of {} s ago: give one of the two \
+             another name",
+            hello.name,
+            silence.as_secs()
         ))),
     }
 }
@@ -194,6 +223,8 @@ impl Session {
         };
         let entry = Entry {
             session: self.id,
+            name: self.name.clone(),
+            incarnation: self.incarnation.clone(),
             filter,
             heard: Instant::now(),
             outgoing: self.outgoing.clone(),

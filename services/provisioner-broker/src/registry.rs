@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use berth_db::job::Filter;
-use berth_domain::id::{DaemonId, JobId};
+use berth_domain::id::{DaemonId, JobId, OrganizationId};
 use berth_proto::v1;
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -21,6 +21,9 @@ pub(crate) type Outgoing = Result<v1::RegisterResponse, Status>;
 pub(crate) struct Entry {
     /// Tells this registration from a later one of the same daemon.
     pub(crate) session: Uuid,
+    pub(crate) name: String,
+    /// The daemon's process; empty where it does not say.
+    pub(crate) incarnation: String,
     pub(crate) filter: Filter,
     pub(crate) heard: Instant,
     pub(crate) outgoing: mpsc::Sender<Outgoing>,
@@ -33,6 +36,25 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
+    /// How long ago another process of that name was heard of, if it is there: its stream stands, and
+    /// it is none of `own`, which are the process that asks and the one it succeeded.
+    pub(crate) fn rival(
+        &self,
+        organization: OrganizationId,
+        name: &str,
+        own: [&str; 2],
+    ) -> Option<Duration> {
+        let daemons = self.lock();
+        let rival = daemons.values().find(|it| {
+            it.name == name
+                && it.filter.organizations.contains(&organization)
+                && !it.incarnation.is_empty()
+                && !own.contains(&it.incarnation.as_str())
+                && !it.outgoing.is_closed()
+        })?;
+        Some(rival.heard.elapsed()).filter(|silence| *silence < SILENT)
+    }
+
     /// Adds a registration; an earlier one of the same daemon ends.
     pub(crate) fn insert(&self, daemon: DaemonId, entry: Entry) {
         self.lock().insert(daemon, entry);

@@ -6,15 +6,15 @@ use berth_proto::v1::provisioner_service_server::ProvisionerService;
 use berth_proto::v1::{
     AcquireJobRequest, AcquireJobResponse, CommitQuotaRequest, CommitQuotaResponse,
     CompleteJobRequest, CompleteJobResponse, DownloadFileRequest, DownloadFileResponse,
-    FailJobRequest, FailJobResponse, RegisterRequest, RegisterResponse, UpdateJobRequest,
-    UpdateJobResponse, UploadFileRequest, UploadFileResponse,
+    FailJobRequest, FailJobResponse, GiveUpJobsRequest, GiveUpJobsResponse, RegisterRequest,
+    RegisterResponse, UpdateJobRequest, UpdateJobResponse, UploadFileRequest, UploadFileResponse,
 };
 use futures_util::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::broker::Broker;
-use crate::{acquire, auth, complete, file, quota, register, update};
+use crate::{acquire, auth, complete, file, give_up, quota, register, update};
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -77,6 +77,15 @@ impl ProvisionerService for Service {
         let organization = auth::organization(&self.0, request.metadata()).await?;
         complete::fail(&self.0, organization, request.get_ref()).await?;
         Ok(Response::new(FailJobResponse {}))
+    }
+
+    async fn give_up_jobs(
+        &self,
+        request: Request<GiveUpJobsRequest>,
+    ) -> Result<Response<GiveUpJobsResponse>, Status> {
+        let organization = auth::organization(&self.0, request.metadata()).await?;
+        give_up::give_up(&self.0, organization, request.get_ref()).await?;
+        Ok(Response::new(GiveUpJobsResponse {}))
     }
 
     async fn upload_file(

@@ -58,7 +58,11 @@ impl Stand {
 
     /// Takes the job that waits.
     async fn acquire(&self) -> v1::Job {
-        let request = v1::AcquireJobRequest { daemon_id: DAEMON.to_string(), wait_seconds: 20 };
+        let request = v1::AcquireJobRequest {
+            daemon_id: DAEMON.to_string(),
+            wait_seconds: 20,
+            ..Default::default()
+        };
         let job = acquire::acquire(&self.broker, OrganizationId(ORG), &request).await.unwrap();
         job.expect("a job waits")
     }
@@ -143,7 +147,8 @@ async fn over(database: &TestDatabase) -> Broker {
     let (outgoing, _) = tokio::sync::mpsc::channel(1);
     // It sends no heartbeats, and is heard of all the same.
     let heard = Instant::now() + Duration::from_hours(1);
-    let entry = Entry { session: Uuid::nil(), filter, heard, outgoing };
+    let (name, incarnation) = Default::default();
+    let entry = Entry { session: Uuid::nil(), name, incarnation, filter, heard, outgoing };
     broker.registry.insert(DaemonId(DAEMON), entry);
     broker
 }

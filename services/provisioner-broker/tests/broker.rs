@@ -177,7 +177,11 @@ impl Daemon {
     }
 
     async fn acquire(&mut self) -> v1::Job {
-        let request = v1::AcquireJobRequest { daemon_id: self.id.clone(), wait_seconds: 20 };
+        let request = v1::AcquireJobRequest {
+            daemon_id: self.id.clone(),
+            wait_seconds: 20,
+            ..Default::default()
+        };
         let answer = self.client.acquire_job(with_key(request, "hush")).await.unwrap();
         answer.into_inner().job.expect("a job is queued")
     }
@@ -267,7 +271,11 @@ async fn a_template_is_imported_prebuilt_claimed_and_survives_a_lost_daemon() {
     let world = World::new().await;
     let mut daemon = Daemon::register(&world).await;
 
-    let request = v1::AcquireJobRequest { daemon_id: daemon.id.clone(), wait_seconds: 0 };
+    let request = v1::AcquireJobRequest {
+        daemon_id: daemon.id.clone(),
+        wait_seconds: 0,
+        ..Default::default()
+    };
     let refused = daemon.client.acquire_job(with_key(request, "wrong")).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
 

@@ -135,14 +135,16 @@ impl Client {
         Ok(self.inner.clone().register(messages).await?.into_inner())
     }
 
-    /// Asks for a job, waiting up to `wait`.
+    /// Asks for a job to be held under `lease_token`, waiting up to `wait`.
     pub(crate) async fn acquire(
         &self,
         daemon_id: String,
+        lease_token: String,
         wait: Duration,
     ) -> Result<Option<v1::Job>, CallError> {
         let wait_seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX);
-        let mut request = Request::new(v1::AcquireJobRequest { daemon_id, wait_seconds });
+        let mut request =
+            Request::new(v1::AcquireJobRequest { daemon_id, wait_seconds, lease_token });
         request.set_timeout(wait + CALL);
         Ok(self.inner.clone().acquire_job(request).await?.into_inner().job)
     }
@@ -180,6 +182,14 @@ impl Client {
     pub(crate) async fn fail(&self, failure: v1::FailJobRequest) -> Result<(), CallError> {
         self.until_answered(RESULT, failure, async |mut client, request| {
             client.fail_job(request).await.map(drop)
+        })
+        .await
+    }
+
+    /// Gives leases up, for as long as the broker cannot be reached.
+    pub(crate) async fn give_up(&self, leases: v1::GiveUpJobsRequest) -> Result<(), CallError> {
+        self.until_answered(CALL, leases, async |mut client, request| {
+            client.give_up_jobs(request).await.map(drop)
         })
         .await
     }

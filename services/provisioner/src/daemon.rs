@@ -16,6 +16,7 @@ use crate::client::{Backoff, CallError, Client};
 use crate::config::{Config, Experiment};
 use crate::environment::Base;
 use crate::job::{self, Workshop};
+use crate::journal::{GivingUp, Incarnation, Journal, Noted};
 use crate::register;
 use crate::reuse::Kept;
 use crate::stop::{Reason, Stop};
@@ -95,9 +96,10 @@ async fn start(config: &Config, host: &Host) -> anyhow::Result<()> {
         }
     };
     let root = WorkRoot::open(&config.work_dir, &config.name)?;
+    let (journal, giving_up) = Journal::open(&root)?;
     let client = Client::new(&config).await?;
     let running = Running::default();
-    let hello = register::hello(&config, terraform.is_some());
+    let hello = register::hello(&config, terraform.is_some(), Incarnation::enter(&root));
     let (leave, gone) = (CancellationToken::new(), CancellationToken::new());
     let (registered, daemon_id) = watch::channel(None);
     let registration = register::Registration {
@@ -112,6 +114,7 @@ async fn start(config: &Config, host: &Host) -> anyhow::Result<()> {
     host.tasks.spawn("registration", registration.keep());
     let kept = config.experiments.contains(&Experiment::ReuseTerraformWorkspace);
     let kept = kept.then(|| Kept::open(root.beside("workspaces"))).transpose()?.map(Arc::new);
+    let giving_up = tokio::spawn(giving_up.run(client.clone()));
     let workshop = Arc::new(Workshop { client, root, base, terraform, kept });
     let jobs = Jobs {
         slots: Arc::new(Semaphore::new(config.capacity as usize)),
@@ -123,9 +126,12 @@ async fn start(config: &Config, host: &Host) -> anyhow::Result<()> {
         running,
         daemon_id,
         leave,
+        journal,
+        asked: None,
     };
     host.tasks.spawn("jobs", async move {
         jobs.take().await;
+        GivingUp::finish(giving_up).await;
         gone.cancel();
     });
     Ok(())
@@ -169,6 +175,9 @@ struct Jobs {
     /// The broker asked the daemon to leave.
     leave: CancellationToken,
     metrics: Metrics,
+    journal: Journal,
+    /// The lease that is being asked for.
+    asked: Option<Noted>,
 }
 
 impl Jobs {
@@ -191,6 +200,8 @@ impl Jobs {
             backoff = Backoff::new();
             self.start(&mut jobs, (slot, daemon_id, job));
         }
+        // A job may be on its way.
+        self.asked.take().into_iter().for_each(|noted| self.journal.give_up(noted));
         self.finish(jobs).await;
         // Having been told to leave, the process ends; otherwise it is ending already.
         self.shutdown.cancel();
@@ -203,9 +214,18 @@ impl Jobs {
     ) -> Option<(OwnedSemaphorePermit, String, v1::Job)> {
         let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
         let daemon_id = self.daemon_id.wait_for(Option::is_some).await.ok()?.clone()?;
-        match self.workshop.client.acquire(daemon_id.clone(), POLL).await {
-            Ok(job) => Some((slot, daemon_id, job?)),
+        let noted = self.journal.note();
+        let lease = noted.token().to_owned();
+        self.asked = Some(noted);
+        match self.workshop.client.acquire(daemon_id.clone(), lease, POLL).await {
+            Ok(Some(job)) => Some((slot, daemon_id, job)),
+            Ok(None) => {
+                self.asked.take().into_iter().for_each(Noted::forget);
+                None
+            }
             Err(error) => {
+                // The broker may have taken a job for us before the connection broke.
+                self.asked.take().into_iter().for_each(|noted| self.journal.give_up(noted));
                 let refused = matches!(error, CallError::Refused(_));
                 tracing::warn!(%error, refused, "cannot ask for a job; again");
                 backoff.wait().await;
@@ -215,7 +235,7 @@ impl Jobs {
     }
 
     fn start(
-        &self,
+        &mut self,
         jobs: &mut JoinSet<(String, job::Outcome)>,
         (slot, daemon_id, job): (OwnedSemaphorePermit, String, v1::Job),
     ) {
@@ -225,9 +245,16 @@ impl Jobs {
         self.metrics.current.with_label_values(&[&self.metrics.name]).inc();
         let held = Held { running: self.running.clone(), id: id.clone(), _slot: slot };
         let run = job::run(Arc::clone(&self.workshop), daemon_id, job, stop);
+        let (noted, journal) = (self.asked.take(), self.journal.clone());
         jobs.spawn(async move {
             let _held = held;
-            (id, run.await)
+            let outcome = run.await;
+            match (noted, outcome) {
+                (Some(noted), job::Outcome::GivenUp) => journal.give_up(noted),
+                (Some(noted), _) => noted.forget(),
+                (None, _) => {}
+            }
+            (id, outcome)
         });
     }
 

@@ -14,7 +14,7 @@ use crate::leftovers;
 use crate::report::Reporter;
 use crate::reuse::Kept;
 use crate::session::{self, Asking, Code, Driver, Failure, Session};
-use crate::stop::Stop;
+use crate::stop::{Reason, Stop};
 use crate::terraform::{MODULES, Reuse, Setup, Terraform};
 use crate::trace;
 use crate::transfer::{self, TransferError};
@@ -37,6 +37,8 @@ pub(crate) enum Outcome {
     Succeeded,
     Failed,
     Canceled,
+    /// The daemon had to end it before apply: another is to run it.
+    GivenUp,
     /// The broker no longer wanted to hear of it.
     Dropped,
 }
@@ -47,6 +49,7 @@ impl Outcome {
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Canceled => "canceled",
+            Self::GivenUp => "given_up",
             Self::Dropped => "dropped",
         }
     }
@@ -114,7 +117,17 @@ async fn held(workshop: &Arc<Workshop>, daemon_id: String, job: &v1::Job, stop: 
         tracing::warn!("the broker gave the job up; its result is dropped");
         return Outcome::Dropped;
     }
+    if outcome.is_err() && is_given_up(&reporter) {
+        return Outcome::GivenUp;
+    }
     report(&workshop.client, job, outcome, timings).await
+}
+
+/// Whether a job that ended early is better run again, elsewhere or later: nobody wanted it to end,
+/// and nothing was applied.
+fn is_given_up(reporter: &Reporter) -> bool {
+    let reason = reporter.stop().reason();
+    matches!(reason, Some(Reason::LeaseLost | Reason::ShuttingDown)) && !reporter.applies()
 }
 
 async fn session(

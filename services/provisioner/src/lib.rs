@@ -12,6 +12,7 @@ mod daemon;
 mod environment;
 mod exec;
 mod job;
+mod journal;
 mod leftovers;
 mod modules;
 mod register;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client::{Backoff, CallError, Client};
 use crate::config::ProvisionerConfig;
 use crate::daemon::Running;
+use crate::journal::Incarnation;
 
 /// How often the daemon says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -19,7 +20,11 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 const GOOD: Duration = Duration::from_secs(30);
 
 /// Who the daemon is.
-pub(crate) fn hello(config: &ProvisionerConfig, terraform: bool) -> v1::Hello {
+pub(crate) fn hello(
+    config: &ProvisionerConfig,
+    terraform: bool,
+    incarnation: Incarnation,
+) -> v1::Hello {
     let types = [terraform.then_some("terraform"), Some("exec")];
     v1::Hello {
         name: config.name.clone(),
@@ -28,6 +33,8 @@ pub(crate) fn hello(config: &ProvisionerConfig, terraform: bool) -> v1::Hello {
         provisioner_types: types.into_iter().flatten().map(str::to_owned).collect(),
         tags: config.tags.clone().into_iter().collect(),
         capacity: config.capacity,
+        incarnation: incarnation.own,
+        former_incarnation: incarnation.former,
     }
 }
 

@@ -167,6 +167,11 @@ impl Reporter {
         self.0.stop.reason().map_or(Ok(()), |reason| Err(Stopped(reason)))
     }
 
+    /// Whether apply began, or the broker may think so.
+    pub(crate) fn applies(&self) -> bool {
+        matches!(self.queue().step, v1::Step::Apply | v1::Step::Graph)
+    }
+
     /// The session is over; only its result is left to tell.
     pub(crate) fn concludes(&self) {
         self.queue().concluding = true;

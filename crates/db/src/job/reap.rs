@@ -1,9 +1,10 @@
 //! What becomes of jobs that nobody runs any more. Set-based: any number of them costs one
 //! statement. Ended rows are found by their ids: a join may read all of history.
 
-use berth_domain::id::{JobId, OrganizationId};
+use berth_domain::id::{JobId, LeaseToken, OrganizationId};
 use berth_domain::state::ProvisionerType;
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use crate::{DbError, Executor, at};
 
@@ -16,6 +17,27 @@ pub struct Lost {
     pub organization_id: OrganizationId,
     /// The tool it needs.
     pub provisioner: ProvisionerType,
+}
+
+/// Ends leases before their time. Gives how many jobs were held under them.
+#[tracing::instrument(name = "db.job.end_leases", skip_all, err)]
+pub async fn end_leases(
+    db: impl Executor<'_>,
+    organization: OrganizationId,
+    leases: &[LeaseToken],
+) -> Result<u64, DbError> {
+    let leases: Vec<Uuid> = leases.iter().map(|it| it.0).collect();
+    let done = sqlx::query!(
+        "
+        update provisioner_jobs set lease_expires_at = now() - interval '1 second'
+        where organization_id = $1 and lease_token = any($2)
+          and started_at is not null and completed_at is null",
+        organization.0,
+        &leases
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
 }
 
 /// Puts jobs back whose lease ended before apply began, each once.
@@ -65,7 +87,7 @@ pub async fn fail_lost(
         )
         update provisioner_jobs j
         set completed_at = $1, updated_at = $1, lease_expires_at = null,
-            error = 'the provisioner daemon was lost: it did not renew its lease in time',
+            error = 'the provisioner daemon was lost: its lease on the job ended',
             error_code = case when j.canceled_at is null then 'infrastructure' else 'canceled' end
         where j.id = any(array(select id from lost))
         returning j.id, j.apply_started",

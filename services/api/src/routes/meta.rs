@@ -44,7 +44,7 @@ async fn build_info(State(app): State<App>, headers: HeaderMap) -> Result<Json<V
         "telemetry": false,
         "workspace_proxy": false,
         "agent_api_version": "2.0",
-        "provisioner_api_version": "1.0",
+        "provisioner_api_version": "1.1",
         "upgrade_message": "",
         "webpush_public_key": "",
     })))

@@ -54,7 +54,11 @@ impl Daemon {
 
     /// Takes a job that is queued.
     pub(crate) async fn acquire(&mut self) -> v1::Job {
-        let request = v1::AcquireJobRequest { daemon_id: self.id.clone(), wait_seconds: 20 };
+        let request = v1::AcquireJobRequest {
+            daemon_id: self.id.clone(),
+            wait_seconds: 20,
+            ..Default::default()
+        };
         let answer = self.client.acquire_job(with_key(request)).await.unwrap();
         answer.into_inner().job.expect("a job is queued")
     }

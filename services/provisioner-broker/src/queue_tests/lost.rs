@@ -80,6 +80,61 @@ async fn a_job_lost_in_apply_fails_and_keeps_the_state() {
     assert_eq!(daemon.complete(&taken).await, Err(Code::FailedPrecondition));
 }
 
+/// As when the leases end, but nobody waits for that; and only for whoever knows the tokens.
+#[tokio::test]
+async fn what_is_given_up_is_queued_again_or_ended_at_once() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let daemon = Daemon::register(&replica, "one").await;
+    let stranger = Daemon::of(&replica, "two", 2, &[]).await;
+    world.given_jobs(0..2).await;
+    let (planned, applied) = (daemon.acquire().await, daemon.acquire().await);
+    let mut update = beat(&applied);
+    update.step = berth_proto::v1::Step::Apply.into();
+    daemon.update(update).await.unwrap();
+    let leases = [planned.lease_token.as_str(), &applied.lease_token, &Uuid::nil().to_string()];
+    let statuses = async || [world.status(job(0)).await, world.status(job(1)).await];
+    stranger.give_up(&leases).await.unwrap();
+    assert_eq!(statuses().await, ["running", "running"], "no daemon of theirs holds them");
+    daemon.give_up(&leases).await.unwrap();
+    assert_eq!(statuses().await, ["pending", "failed"]);
+    let notes: Vec<String> = world.db.rows(NOTES).await.into_iter().flatten().collect();
+    assert!(notes[0].contains("queued once more"), "{notes:?}");
+    assert!(notes[1].contains("Resources may exist"), "{notes:?}");
+    for it in [&planned, &applied] {
+        assert_eq!(daemon.update(beat(it)).await.unwrap_err(), Code::FailedPrecondition);
+        assert_eq!(daemon.complete(it).await, Err(Code::FailedPrecondition));
+    }
+    // Who waits for a job hears of it.
+    let again = daemon.acquire().await;
+    assert_eq!((&again.id, again.lease_token == planned.lease_token), (&planned.id, false));
+    daemon.give_up(&leases).await.unwrap();
+    assert_eq!(statuses().await, ["running", "failed"], "what is over is over");
+    daemon.complete(&again).await.unwrap();
+    assert_eq!(daemon.give_up(&["x"]).await, Err(Code::InvalidArgument));
+    assert_eq!(daemon.give_up(&[""; 1001]).await, Err(Code::InvalidArgument));
+}
+
+/// The broker dies between taking a job for a daemon and telling it so: the daemon knows the lease,
+/// for it chose it, and not the job.
+#[tokio::test]
+async fn a_job_that_never_reached_its_daemon_is_given_up_by_the_lease_that_was_asked_for() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let daemon = Daemon::register(&replica, "one").await;
+    world.given_jobs(0..1).await;
+    let lease = Uuid::from_u128(0x1ea5e).to_string();
+    let request = berth_proto::v1::AcquireJobRequest {
+        daemon_id: daemon.id.clone(),
+        wait_seconds: 50,
+        lease_token: lease.clone(),
+    };
+    let answer = daemon.client.clone().acquire_job(super::with_key(&daemon.key, request)).await;
+    assert_eq!(answer.unwrap().into_inner().job.unwrap().lease_token, lease);
+    daemon.give_up(&[&lease]).await.unwrap();
+    assert_eq!(world.status(job(0)).await, "pending");
+}
+
 /// The daemon reports at the moment at which the reaper looks: one of the two wins, wholly.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_late_result_and_the_reaper_do_not_both_have_their_way() {

@@ -6,7 +6,7 @@ use berth_backbone::builder;
 use berth_bus::event::{Event, JobCanceled};
 use berth_db::job::Filter;
 use berth_domain::build::normalize_tags;
-use berth_domain::id::{DaemonId, JobId, OrganizationId, PREBUILDS_USER};
+use berth_domain::id::{DaemonId, JobId, LeaseToken, OrganizationId, PREBUILDS_USER};
 use berth_domain::state::ProvisionerType;
 use berth_proto::v1;
 use berth_service_kit::Period;
@@ -26,7 +26,8 @@ fn wait(replica: &Replica, daemon: u128) -> Ticket {
         provisioners: vec!["exec".into()],
         tags: normalize_tags([].into(), PREBUILDS_USER),
     };
-    Queue::wait(&replica.broker, filter, DaemonId(Uuid::from_u128(daemon)))
+    let lease = LeaseToken(replica.broker.backbone.ids.secret());
+    Queue::wait(&replica.broker, filter, (DaemonId(Uuid::from_u128(daemon)), lease))
 }
 
 /// Queues jobs and says so.

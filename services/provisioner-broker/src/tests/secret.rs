@@ -38,7 +38,11 @@ async fn a_secret_that_cannot_be_read_fails_the_job_and_is_not_told() {
     stand.complete(&stand.acquire().await).await;
     stand.given_secret("TOKEN", "hush", true).await;
     stand.queue("start").await;
-    let request = v1::AcquireJobRequest { daemon_id: DAEMON.to_string(), wait_seconds: 5 };
+    let request = v1::AcquireJobRequest {
+        daemon_id: DAEMON.to_string(),
+        wait_seconds: 5,
+        ..Default::default()
+    };
     let job = acquire::acquire(&stand.broker, OrganizationId(ORG), &request).await.unwrap();
     assert!(job.is_none(), "a build began without the secret");
     assert_eq!(stand.builds().await.last().unwrap(), "3 none failed infrastructure");

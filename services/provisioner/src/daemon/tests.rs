@@ -90,7 +90,6 @@ impl Scene {
         let job = v1::Job {
             modules_file_id,
             id: id.to_owned(),
-            lease_token: format!("lease-{id}"),
             provisioner_type: kind.into(),
             archive_file_id: format!("file-{id}"),
             access_url: "http://berth/".into(),
@@ -185,9 +184,13 @@ const APPLY: &str = "#!/bin/sh\necho \"for $CODER_WORKSPACE_OWNER\" >&2\n\
 const HELD: &str = "#!/bin/sh\necho held >&2\nsleep 600 & echo $! > $OUT/child\n\
     while [ ! -e $OUT/go ]; do sleep 0.02; done\nkill $!\necho '{\"state\": 2}'\n";
 
+fn runs(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
 async fn gone(pid: &str) {
-    let stat = format!("/proc/{pid}/stat");
-    while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+    while runs(pid) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -352,6 +355,23 @@ async fn shutdown_cancels_a_job_that_takes_too_long() {
     assert!(failed.error.contains("daemon was stopped"), "{failed:?}");
     gone(&child).await;
     scene.stop().await;
+}
+
+/// Nothing was applied: it is given back at once, and so is the lease that was being asked for.
+#[tokio::test]
+async fn shutdown_gives_up_a_job_that_takes_too_long_to_plan() {
+    let scene = Scene::with(60, |config| config.process.grace = Period::from_secs(2)).await;
+    scene.queue("j", [HELD, APPLY], start_build());
+    let child = scene.until_file("child").await;
+    let asked = scene.broker.clone();
+    scene.host.shutdown.cancel();
+    scene.broker.until("the job is given up", |state| state.held["j"].taken_away).await;
+    gone(&child).await;
+    scene.stop().await;
+    asked.with(|state| {
+        assert!(!state.held["j"].is_done());
+        assert_eq!(state.given_up.len(), 2, "a job's lease, and one that was asked for");
+    });
 }
 
 #[tokio::test]

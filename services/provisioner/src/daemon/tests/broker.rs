@@ -34,12 +34,14 @@ pub(super) struct State {
     pub(super) dies: Option<(&'static str, bool)>,
     /// Jobs handed out, each as often as it was.
     pub(super) taken: Vec<String>,
+    /// Leases given up.
+    pub(super) given_up: Vec<String>,
 }
 
 /// One job handed out.
 #[derive(Default)]
 pub(super) struct Job {
-    token: String,
+    pub(super) token: String,
     /// What was stored of its log, by number.
     pub(super) lines: BTreeMap<u64, String>,
     pub(super) steps: Vec<v1::Step>,
@@ -218,8 +220,9 @@ impl ProvisionerService for Broker {
 
     async fn acquire_job(
         &self,
-        _: Request<v1::AcquireJobRequest>,
+        request: Request<v1::AcquireJobRequest>,
     ) -> Result<Response<v1::AcquireJobResponse>, Status> {
+        let lease_token = request.into_inner().lease_token;
         let job = loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -236,7 +239,7 @@ impl ProvisionerService for Broker {
             let after = self.with(|state| state.dies.is_some_and(|(_, after)| after));
             self.moment("acquire", after).await;
         }
-        let job = v1::Job { lease_seconds: self.lease_seconds, ..job };
+        let job = v1::Job { lease_seconds: self.lease_seconds, lease_token, ..job };
         self.with(|state| state.taken.push(job.id.clone()));
         let held = Job { token: job.lease_token.clone(), ..Default::default() };
         self.with(|state| state.held.insert(job.id.clone(), held));
@@ -309,6 +312,21 @@ impl ProvisionerService for Broker {
             Ok(())
         })?;
         self.answer("fail", v1::FailJobResponse {}).await
+    }
+
+    async fn give_up_jobs(
+        &self,
+        request: Request<v1::GiveUpJobsRequest>,
+    ) -> Result<Response<v1::GiveUpJobsResponse>, Status> {
+        let tokens = request.into_inner().lease_tokens;
+        self.with(|state| {
+            let given_up = |job: &&mut Job| tokens.contains(&job.token) && !job.is_done();
+            for job in state.held.values_mut().filter(given_up) {
+                job.taken_away = true;
+            }
+            state.given_up.extend(tokens);
+        });
+        self.answer("give_up", v1::GiveUpJobsResponse {}).await
     }
 
     async fn upload_file(

@@ -78,14 +78,12 @@ impl Killable {
             .unwrap()
     }
 
-    /// Queues the job under a lease of its own.
-    fn queue(&self, id: &str, lease: &str) {
+    fn queue(&self, id: &str) {
         let main = "resource \"terraform_data\" \"first\" {}\n";
         self.broker.with(|state| {
             state.files.insert("file".into(), archive(&[("main.tf", main)]));
             state.queue.push_back(v1::Job {
                 id: id.into(),
-                lease_token: lease.into(),
                 provisioner_type: "terraform".into(),
                 archive_file_id: "file".into(),
                 input: Some(start_build()),
@@ -139,27 +137,28 @@ async fn a_daemon_killed_in_any_step_leaves_nothing_running_and_its_successor_go
     ] {
         let Some(scene) = Killable::new(condition).await else { return };
         let mut first = scene.daemon();
-        scene.queue("j", "lease-1");
+        scene.queue("j");
         let (child, detached) = (scene.note("child").await, scene.note("detached").await);
         first.kill().await.unwrap();
         let again = ["init", "plan"].contains(&step);
-        scene.broker.with(|state| {
-            let job = state.held.get_mut("j").unwrap();
-            assert!(!job.is_done(), "{step}");
-            job.taken_away = true;
+        let lease = scene.broker.with(|state| {
+            let job = &state.held["j"];
+            assert!(!job.is_done() && state.given_up.is_empty(), "{step}");
+            job.token.clone()
         });
         std::fs::write(scene.dir.path().join("out/go"), "").unwrap();
         let second = scene.daemon();
-        gone(&child).await;
-        gone(&detached).await;
+        let given_up = |state: &broker::State| state.given_up.contains(&lease);
+        scene.broker.until("the successor gives the lease up", given_up).await;
+        assert!(!runs(&child) && !runs(&detached), "{step}: given up while it runs");
         // Either the same job under a new lease, or a later one of the workspace.
         let id = if again { "j" } else { "k" };
-        scene.queue(id, "lease-2");
+        scene.queue(id);
         scene.done(id).await;
         scene.until_no_directory().await;
         let pid = second.id().unwrap();
         let before = open_files(pid);
-        scene.queue("last", "lease-3");
+        scene.queue("last");
         scene.done("last").await;
         scene.until_no_directory().await;
         assert_eq!(open_files(pid), before, "{step}: a file stayed open");
