@@ -18,6 +18,7 @@ mod rehearsal;
 mod reinit;
 mod secret;
 mod shell;
+mod tag;
 mod template;
 mod terraform;
 mod trace;

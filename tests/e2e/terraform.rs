@@ -13,7 +13,7 @@ use crate::{BERTH, secret};
 const IMPORT: Duration = Duration::from_mins(2);
 
 /// The template, or `None` and a word about it.
-async fn given(stack: &TestStack, name: &str, main: &str) -> Option<Value> {
+pub(crate) async fn given(stack: &TestStack, name: &str, main: &str) -> Option<Value> {
     let found =
         std::env::split_paths(&std::env::var_os("PATH")?).any(|it| it.join("terraform").is_file());
     if !found {

@@ -1,5 +1,6 @@
 //! Workspace builds: the one statement that queues one, and what readers ask.
 
+use berth_domain::build::Tags;
 use berth_domain::id::{
     BuildId, FileId, JobId, OrganizationId, PresetId, TemplateId, UserId, VersionId, WorkspaceId,
 };
@@ -10,6 +11,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{DbError, Executor, at};
+use sqlx::types::Json;
 
 pub mod read;
 
@@ -65,6 +67,8 @@ pub struct QueuedBuild {
     pub provisioner: ProvisionerType,
     /// The archive that its job runs.
     pub file_id: FileId,
+    /// Whose daemons may run it.
+    pub tags: Tags,
 }
 
 /// Queues a build: numbers it, inserts build, parameters and job, and points the workspace at it,
@@ -90,7 +94,8 @@ pub async fn queue(db: impl Executor<'_>, new: &NewBuild) -> Result<Option<Queue
             returning w.id, w.name, w.owner_id, w.organization_id, w.template_id, w.revision,
                       w.latest_build_number
         ), version as (
-            select v.id, v.provisioner, j.file_id, j.tags, j.tag_set_id
+            select v.id, v.provisioner, j.file_id, build_tags(j.tags, v.tag_rules, $14, $15) as tags,
+                   case when v.tag_rules is null then j.tag_set_id end as tag_set_id
             from template_versions v join provisioner_jobs j on j.id = v.job_id
             where v.id = $6
         ), job as (
@@ -114,7 +119,7 @@ pub async fn queue(db: impl Executor<'_>, new: &NewBuild) -> Result<Option<Queue
             from workspace, unnest($14::text[], $15::text[]) as p (name, value)
         )
         select w.name, w.owner_id, w.organization_id, w.template_id, w.revision,
-               w.latest_build_number, v.provisioner, v.file_id
+               w.latest_build_number, v.provisioner, v.file_id, v.tags as "tags!: Json<Tags>"
         from workspace w, version v"#,
         new.id.0,
         new.workspace_id.0,
@@ -144,6 +149,7 @@ pub async fn queue(db: impl Executor<'_>, new: &NewBuild) -> Result<Option<Queue
             template_id: TemplateId(row.template_id),
             provisioner: row.provisioner.parse()?,
             file_id: FileId(row.file_id),
+            tags: row.tags.0,
         })
     })
     .transpose()

@@ -1,9 +1,12 @@
 //! What an import found in a template version, and the files that jobs move.
 
+use std::collections::BTreeMap;
+
 use berth_domain::id::{FileId, JobId, OrganizationId, PresetId, UserId, VersionId};
 use berth_domain::parameter::Parameter;
 use berth_domain::preset::Preset;
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -155,11 +158,21 @@ pub async fn insert_presets(
             from preset p, jsonb_array_elements(p.schedules) with ordinality as s (schedule, place)
         ), pools as (
             insert into prebuild_pools (
-                preset_id, template_version_id, template_id, organization_id, policy
+                preset_id, template_version_id, template_id, organization_id, policy, job_tags
             )
             select p.id, v.id, v.template_id, v.organization_id,
-                   effective_pool_policy(v.template_id, p.name)
-            from preset p, template_versions v
+                   effective_pool_policy(v.template_id, p.name),
+                   case when v.tag_rules is not null
+                       then build_tags(j.tags, v.tag_rules, valued.names, valued.vals) end
+            from preset p
+            cross join template_versions v
+            join provisioner_jobs j on j.id = v.job_id
+            cross join lateral (
+                select array_agg(d.name order by d.name) as names,
+                       array_agg(coalesce(p.parameters ->> d.name, d.default_value) order by d.name)
+                           as vals
+                from template_version_parameters d where d.template_version_id = v.id
+            ) valued
             where v.id = $1 and p.desired_instances is not null
             returning preset_id
         )
@@ -173,6 +186,39 @@ pub async fn insert_presets(
     .fetch_all(db)
     .await?;
     Ok(pools.into_iter().map(PresetId).collect())
+}
+
+/// Sets what those tags of a version are made of that depend on parameters. As an object of arrays of
+/// texts and `{"parameter": name}`; none: its tags depend on nothing.
+#[tracing::instrument(name = "db.import.set_tag_rules", skip_all, fields(version.id = %version), err)]
+pub async fn set_tag_rules(
+    db: impl Executor<'_>,
+    version: VersionId,
+    rules: &BTreeMap<String, Vec<TagPiece>>,
+    now: Timestamp,
+) -> Result<(), DbError> {
+    sqlx::query!(
+        "update template_versions set tag_rules = $2, updated_at = $3 where id = $1",
+        version.0,
+        (!rules.is_empty()).then(|| json!(rules)),
+        at(now)
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// A piece of a tag's value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum TagPiece {
+    /// A text.
+    Text(String),
+    /// The value of a parameter.
+    Parameter {
+        /// Its name.
+        parameter: String,
+    },
 }
 
 /// Points a version at its cached modules.

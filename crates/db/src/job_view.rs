@@ -1,11 +1,13 @@
 //! Jobs as people see them: with their place in the queue and what they are about.
 
+use berth_domain::build::Tags;
 use berth_domain::id::{
     DaemonId, FileId, JobId, OrganizationId, TemplateId, VersionId, WorkspaceId,
 };
 use berth_domain::state::{JobErrorCode, JobKind, JobStatus};
 use jiff::Timestamp;
 use serde_json::Value;
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::{DbError, Executor, maybe_time};
@@ -23,6 +25,10 @@ pub struct JobView {
     pub status: JobStatus,
     /// The archive that it runs.
     pub file_id: FileId,
+    /// Whose daemons may run it.
+    pub tags: Tags,
+    /// Daemons that could take it now, at most 100, where it waits for one.
+    pub available_workers: Vec<DaemonId>,
     /// What it was told.
     pub input: Value,
     /// When it was queued.
@@ -129,6 +135,18 @@ pub async fn list(db: impl Executor<'_>, filter: &Filter) -> Result<Vec<JobView>
             limit $4
         )
         select j.id, j.organization_id, j.kind, j.status as "status!", j.file_id, j.input,
+               j.tags as "tags: Json<Tags>",
+               -- As jobs are acquired (db::job); only where somebody may ask why it waits.
+               case when l.status = 'pending' then array(
+                   select o.id from provisioner_daemons o
+                   where o.organization_id = j.organization_id
+                     and j.provisioner = any (o.provisioners)
+                     and o.disconnected_at is null and o.silent_at is null
+                     and j.tags <@ o.tags
+                     and (j.tags <> '{"scope": "organization", "owner": ""}'::jsonb
+                          or j.tags = o.tags)
+                   order by o.name limit 100
+               ) end as available_workers,
                j.created_at, j.started_at, j.completed_at, j.canceled_at, j.error, j.error_code,
                j.logs_overflowed, j.worker_id, coalesce(d.name, '') as "worker_name!",
                coalesce(q.place, 0) as "queue_position!", coalesce(q.size, 0) as "queue_size!",
@@ -166,6 +184,8 @@ struct Row {
     kind: String,
     status: String,
     file_id: Uuid,
+    tags: Json<Tags>,
+    available_workers: Option<Vec<Uuid>>,
     input: Value,
     created_at: jiff_sqlx::Timestamp,
     started_at: Option<jiff_sqlx::Timestamp>,
@@ -198,6 +218,13 @@ impl TryFrom<Row> for JobView {
             kind: row.kind.parse()?,
             status: row.status.parse()?,
             file_id: FileId(row.file_id),
+            tags: row.tags.0,
+            available_workers: row
+                .available_workers
+                .unwrap_or_default()
+                .into_iter()
+                .map(DaemonId)
+                .collect(),
             input: row.input,
             created_at: row.created_at.to_jiff(),
             started_at: maybe_time(row.started_at),

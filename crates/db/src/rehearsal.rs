@@ -68,7 +68,7 @@ pub async fn order(
         "
         with prebuild as (
             select w.latest_build_id as build_id, p.template_version_id, v.organization_id,
-                   v.provisioner, i.file_id, i.tags
+                   v.provisioner, i.file_id, coalesce(p.job_tags, i.tags) as tags
             from prebuild_pools p
             join template_versions v on v.id = p.template_version_id
             join provisioner_jobs i on i.id = v.job_id

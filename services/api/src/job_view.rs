@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use berth_db::job_view::{self, Filter, JobView};
+use berth_domain::build::Tags;
 use berth_domain::id::{
     DaemonId, FileId, JobId, OrganizationId, TemplateId, VersionId, WorkspaceId,
 };
@@ -25,7 +26,7 @@ pub(crate) struct ProvisionerJob {
     file_id: FileId,
     input: Input,
     metadata: Metadata,
-    tags: HashMap<String, String>,
+    tags: Tags,
     queue_position: i64,
     queue_size: i64,
     available_workers: Vec<DaemonId>,
@@ -101,10 +102,10 @@ impl From<JobView> for ProvisionerJob {
                 workspace_id: job.workspace_id,
                 workspace_name: job.workspace_name,
             },
-            tags: HashMap::new(),
+            tags: job.tags,
             queue_position: job.queue_position,
             queue_size: job.queue_size,
-            available_workers: Vec::new(),
+            available_workers: job.available_workers,
             logs_overflowed: job.logs_overflowed,
             created_at: job.created_at,
             started_at: job.started_at,

@@ -3,10 +3,10 @@
 use berth_backbone::Work;
 use berth_bus::event::{Event, LogsAdded};
 use berth_db::DbError;
-use berth_db::import::{self, TemplateVariable};
+use berth_db::import::{self, TagPiece, TemplateVariable};
 use berth_db::job::{self, Locked};
 use berth_db::job_log::{self, NewLine};
-use berth_domain::build::Tags;
+use berth_domain::build::{TAG_OWNER, TAG_SCOPE, Tags};
 use berth_domain::id::OrganizationId;
 use berth_domain::state::{JobKind, JobStatus, LogLevel, LogSource};
 use berth_proto::{convert, v1};
@@ -69,8 +69,29 @@ async fn store(
     if !request.workspace_tags.is_empty() {
         let tags: Tags = request.workspace_tags.into_iter().collect();
         job::merge_tags(work.conn(), job.id, &tags).await?;
+        let rules = request.tag_rules.into_iter().filter_map(tag_rule).collect();
+        import::set_tag_rules(work.conn(), version, &rules, now).await?;
     }
     Ok(())
+}
+
+/// `None`: it is no tag that depends on anything. Whose daemons may take a job, and whether a user's
+/// own, is not for parameters to say.
+fn tag_rule(rule: v1::TagRule) -> Option<(String, Vec<TagPiece>)> {
+    let pieces: Vec<_> = rule
+        .pieces
+        .into_iter()
+        .filter_map(|it| {
+            Some(match it.piece? {
+                v1::tag_piece::Piece::Text(text) => TagPiece::Text(storable(text)),
+                v1::tag_piece::Piece::Parameter(name) => {
+                    TagPiece::Parameter { parameter: storable(name) }
+                }
+            })
+        })
+        .collect();
+    let is_rule = !pieces.is_empty() && ![TAG_SCOPE, TAG_OWNER].contains(&rule.name.as_str());
+    is_rule.then_some((rule.name, pieces))
 }
 
 fn variable(it: v1::TemplateVariable) -> TemplateVariable {

@@ -356,6 +356,8 @@ async fn import(world: &World, daemon: &mut Daemon) {
             lease_token: job.lease_token.clone(),
             logs: vec![line(1), line(2)],
             readme: Some("# Read".into()),
+            workspace_tags: [("zone".to_owned(), "z-1".to_owned())].into(),
+            tag_rules: tag_rules(),
             ..v1::UpdateJobRequest::default()
         };
         let answer = daemon.client.update_job(with_key(update, "hush")).await.unwrap();
@@ -373,6 +375,29 @@ async fn import(world: &World, daemon: &mut Daemon) {
     assert_eq!(world.db.value("select readme from template_versions").await, "# Read");
     assert_eq!(world.db.count("select count(*) from prebuild_pools").await, 1);
     assert_eq!(world.db.value("select value from template_version_preset_parameters").await, "2");
+    let zones = "select j.tags ->> 'zone', p.job_tags ->> 'zone', v.tag_rules::text
+                 from prebuild_pools p join template_versions v on v.id = p.template_version_id
+                 join provisioner_jobs j on j.id = v.job_id";
+    let rules = r#"{"zone": ["z-", {"parameter": "size"}]}"#;
+    assert_eq!(world.db.rows(zones).await, [["z-1", "z-2", rules]]);
+    // The daemon of what follows has no tags.
+    world
+        .sql(
+            "update prebuild_pools set job_tags = null; update template_versions set tag_rules = null;
+             update provisioner_jobs set tags = tags - 'zone'",
+        )
+        .await;
+}
+
+/// One that the pool's preset decides, and one that no parameter may decide.
+fn tag_rules() -> Vec<v1::TagRule> {
+    let piece = |it| v1::TagPiece { piece: Some(it) };
+    let size = || piece(v1::tag_piece::Piece::Parameter("size".into()));
+    let text = piece(v1::tag_piece::Piece::Text("z-".into()));
+    vec![
+        v1::TagRule { name: "zone".into(), pieces: vec![text, size()] },
+        v1::TagRule { name: "owner".into(), pieces: vec![size()] },
+    ]
 }
 
 async fn prebuild(world: &World, daemon: &mut Daemon) {

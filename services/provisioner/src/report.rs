@@ -66,6 +66,7 @@ struct Queue {
     readme: Option<String>,
     variables: Vec<v1::TemplateVariable>,
     tags: HashMap<String, String>,
+    tag_rules: Vec<v1::TagRule>,
     /// Grows with everything queued.
     news: u64,
     /// Something that must not wait for more lines.
@@ -80,6 +81,10 @@ pub(crate) struct Findings {
     pub(crate) readme: Option<String>,
     pub(crate) variables: Vec<v1::TemplateVariable>,
     pub(crate) tags: HashMap<String, String>,
+    /// What those of the tags are made of that depend on parameters.
+    pub(crate) tag_rules: Vec<v1::TagRule>,
+    /// Tags that depend on parameters in a way that nobody here can follow.
+    pub(crate) unclear_tags: Vec<String>,
 }
 
 impl Reporter {
@@ -128,6 +133,7 @@ impl Reporter {
             queue.readme = findings.readme;
             queue.variables = findings.variables;
             queue.tags = findings.tags;
+            queue.tag_rules = findings.tag_rules;
             queue.news += 1;
         });
     }
@@ -262,6 +268,7 @@ impl Reporter {
             readme: queue.readme.clone().filter(|_| all),
             variables: if all { queue.variables.clone() } else { Vec::new() },
             tags: if all { queue.tags.clone() } else { HashMap::new() },
+            tag_rules: if all { queue.tag_rules.clone() } else { Vec::new() },
         }
     }
 
@@ -272,6 +279,7 @@ impl Reporter {
             queue.readme = None;
             queue.variables.clear();
             queue.tags.clear();
+            queue.tag_rules.clear();
         }
         drop(queue);
         let length = Duration::from_secs(answer.lease_seconds.into());
@@ -352,6 +360,7 @@ struct Batch {
     readme: Option<String>,
     variables: Vec<v1::TemplateVariable>,
     tags: HashMap<String, String>,
+    tag_rules: Vec<v1::TagRule>,
 }
 
 impl Batch {
@@ -364,6 +373,7 @@ impl Batch {
             readme: self.readme,
             template_variables: self.variables,
             workspace_tags: self.tags,
+            tag_rules: self.tag_rules,
         }
     }
 }

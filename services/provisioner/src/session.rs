@@ -329,6 +329,7 @@ pub(crate) async fn import(
         if let Some(variables) = declared {
             started.findings.variables = variables;
         }
+        tell_unclear_tags(session, &started.findings);
         session.reporter.found(std::mem::take(&mut started.findings));
         keep_modules(driver, session, asking).await
     };
@@ -340,6 +341,18 @@ pub(crate) async fn import(
         presets: started.presets,
         modules_file_id: modules,
     })
+}
+
+/// Says of which tags every workspace gets the same value, though the template may mean otherwise.
+fn tell_unclear_tags(session: &Session, findings: &Findings) {
+    for name in &findings.unclear_tags {
+        let value = findings.tags.get(name).map_or("", String::as_str);
+        let text = format!(
+            "the tag {name:?} is {value:?} for every workspace: how it depends on parameters cannot be \
+             followed; write it as a text with ${{data.coder_parameter.LABEL.value}} in it"
+        );
+        session.reporter.daemon(v1::LogLevel::Warn, &text);
+    }
 }
 
 /// Tells of the variables that the template declares, whatever comes of the import, and refuses to

@@ -10,6 +10,7 @@ mod parameters;
 mod resources;
 mod reuse;
 mod state;
+mod tag_rules;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -128,7 +129,9 @@ impl Terraform {
         self.plan = Some((file, transition));
         let plan: Plan =
             serde_json::from_slice(&plan).map_err(|error| unreadable("plan", &error))?;
-        Ok(planned(plan, self.graph.as_deref(), transition))
+        let dir = session.template();
+        let written = tokio::task::spawn_blocking(move || tag_rules::read(&dir)).await;
+        Ok(planned(plan, self.graph.as_deref(), transition, &written.unwrap_or_default()))
     }
 
     /// Carries out the last plan.
@@ -302,7 +305,12 @@ fn unreadable(what: &str, error: &serde_json::Error) -> Failure {
 }
 
 /// Everything that a plan says.
-fn planned(plan: Plan, graph: Option<&Graph>, transition: v1::Transition) -> Planned {
+fn planned(
+    plan: Plan,
+    graph: Option<&Graph>,
+    transition: v1::Transition,
+    written: &[tag_rules::Written],
+) -> Planned {
     let graph = graph.unwrap_or(&EMPTY);
     // A data source that was read while planning is in the state that the plan began with; one that
     // waits for apply is among the planned values.
@@ -313,6 +321,7 @@ fn planned(plan: Plan, graph: Option<&Graph>, transition: v1::Transition) -> Pla
     let read = read.into_iter().filter(|node| node.is_data() && !again(node));
     let data: Vec<Node> = read.chain(waiting.iter().cloned()).collect();
     let running = transition == v1::Transition::Start;
+    let (tag_rules, unclear_tags) = parameters::tag_rules(&data, written);
     Planned {
         resources: resources::resources(&planned, graph, running),
         daily_cost: resources::daily_cost(&planned),
@@ -324,6 +333,8 @@ fn planned(plan: Plan, graph: Option<&Graph>, transition: v1::Transition) -> Pla
             readme: None,
             variables: parameters::variables(&plan.configuration.root_module),
             tags: parameters::tags(&data),
+            tag_rules,
+            unclear_tags,
         },
     }
 }

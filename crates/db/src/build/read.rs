@@ -1,5 +1,6 @@
 //! What readers of builds ask, and how one is cancelled.
 
+use berth_domain::build::Tags;
 use berth_domain::id::{
     BuildId, DaemonId, FileId, JobId, OrganizationId, PresetId, TemplateId, UserId, VersionId,
     WorkspaceId,
@@ -10,6 +11,7 @@ use berth_domain::state::{
 };
 use jiff::Timestamp;
 use serde_json::Value;
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::{DbError, Executor, at, maybe_time};
@@ -98,6 +100,8 @@ pub struct Job {
     pub error_code: Option<JobErrorCode>,
     /// The archive it runs.
     pub file_id: FileId,
+    /// Whose daemons may run it.
+    pub tags: Tags,
     /// The daemon that holds or held it.
     pub worker_id: Option<DaemonId>,
     /// The daemon's name.
@@ -125,7 +129,7 @@ pub async fn list(db: impl Executor<'_>, ids: &[BuildId]) -> Result<Vec<Build>, 
                b.reason, b.stage, b.daily_cost, b.deadline, b.max_deadline, b.created_at,
                b.updated_at, j.id as job_id, j.organization_id as job_organization_id, j.kind,
                j.status as "status!", j.provisioner, j.created_at as job_created_at, j.started_at,
-               j.canceled_at, j.completed_at, j.error, j.error_code, j.file_id, j.worker_id,
+               j.canceled_at, j.completed_at, j.error, j.error_code, j.file_id, j.tags as "tags: Json<Tags>", j.worker_id,
                coalesce(d.name, '') as "worker_name!", j.logs_overflowed,
                coalesce(q.place, 0) as "queue_position!", coalesce(q.size, 0) as "queue_size!"
         from unnest($1::uuid[]) with ordinality as wanted (id, place)
@@ -186,6 +190,7 @@ pub async fn list(db: impl Executor<'_>, ids: &[BuildId]) -> Result<Vec<Build>, 
                     error: row.error,
                     error_code: row.error_code.map(|it| it.parse()).transpose()?,
                     file_id: FileId(row.file_id),
+                    tags: row.tags.0,
                     worker_id: row.worker_id.map(DaemonId),
                     worker_name: row.worker_name,
                     logs_overflowed: row.logs_overflowed,

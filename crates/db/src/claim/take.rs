@@ -1,9 +1,11 @@
 //! The statement that hands a prebuild to its new owner.
 
+use berth_domain::build::Tags;
 use berth_domain::id::{FileId, OrganizationId, PresetId, TemplateId, VersionId, WorkspaceId};
 use berth_domain::state::ProvisionerType;
 use jiff::Timestamp;
 use serde_json::Value;
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::audit;
@@ -77,6 +79,8 @@ pub struct Claimed {
     pub provisioner: ProvisionerType,
     /// The archive that the job runs.
     pub file_id: FileId,
+    /// Whose daemons may run it.
+    pub tags: Tags,
     /// When the prebuild was made.
     pub prebuild_created_at: Timestamp,
     /// W3C trace context of whoever ordered the prebuild.
@@ -132,7 +136,8 @@ pub async fn take(db: impl Executor<'_>, claim: Claim<'_>) -> Result<Taken, DbEr
             returning w.id, w.organization_id, w.template_id, w.revision, w.latest_build_number,
                       c.created_at, c.is_previous, c.daily_cost
         ), version as (
-            select v.id, v.provisioner, j.file_id, j.tags, j.tag_set_id
+            select v.id, v.provisioner, j.file_id, build_tags(j.tags, v.tag_rules, $17, $18) as tags,
+                   case when v.tag_rules is null then j.tag_set_id end as tag_set_id
             from template_versions v join provisioner_jobs j on j.id = v.job_id
             where v.id = $9
         ), job as (
@@ -203,7 +208,7 @@ pub async fn take(db: impl Executor<'_>, claim: Claim<'_>) -> Result<Taken, DbEr
                w.revision as "revision?", w.latest_build_number as "latest_build_number?",
                w.daily_cost as "daily_cost?", w.created_at as "created_at?: jiff_sqlx::Timestamp",
                w.is_previous as "is_previous?", v.provisioner as "provisioner?",
-               v.file_id as "file_id?", (
+               v.file_id as "file_id?", v.tags as "tags?: Json<Tags>", (
                    select j.trace_metadata
                    from workspace_builds b join provisioner_jobs j on j.id = b.job_id
                    where b.workspace_id = w.id and b.build_number = 1
@@ -272,6 +277,7 @@ pub async fn take(db: impl Executor<'_>, claim: Claim<'_>) -> Result<Taken, DbEr
         daily_cost: row.daily_cost.unwrap_or_default(),
         provisioner: row.provisioner.unwrap_or_default().parse()?,
         file_id: FileId(row.file_id.unwrap_or_default()),
+        tags: row.tags.map(|it| it.0).unwrap_or_default(),
         prebuild_created_at: row.created_at.map_or(build.now, jiff_sqlx::Timestamp::to_jiff),
         prebuild_trace: row.prebuild_trace.unwrap_or_default(),
         is_previous_version: row.is_previous.unwrap_or_default(),

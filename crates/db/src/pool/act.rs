@@ -132,7 +132,8 @@ pub async fn insert_prebuilds(
             on conflict do nothing
             returning id, name, template_id, revision
         ), version as (
-            select v.id, v.provisioner, j.file_id, j.tags, j.tag_set_id
+            select v.id, v.provisioner, j.file_id, build_tags(j.tags, v.tag_rules, $14, $15) as tags,
+                   case when v.tag_rules is null then j.tag_set_id end as tag_set_id
             from template_versions v join provisioner_jobs j on j.id = v.job_id
             where v.id = $11
         ), job as (
@@ -222,8 +223,10 @@ pub async fn queue_deletes(
             returning w.id, w.name, w.template_id, w.organization_id, w.revision, w.latest_build_number,
                       m.build_id, m.job_id, m.latest_id
         ), version as (
-            select v.id, v.provisioner, j.file_id, j.tags, j.tag_set_id
+            select v.id, v.provisioner, j.file_id, coalesce(p.job_tags, j.tags) as tags,
+                   case when p.job_tags is null then j.tag_set_id end as tag_set_id
             from template_versions v join provisioner_jobs j on j.id = v.job_id
+            left join prebuild_pools p on p.preset_id = $6
             where v.id = $8
         ), job as (
             insert into provisioner_jobs (
@@ -305,8 +308,10 @@ pub async fn cancel_pending(
             where w.id = c.id and w.latest_build_id = $4
             returning w.id, w.name, w.template_id, w.organization_id, w.revision
         ), version as (
-            select v.id, v.provisioner, j.file_id, j.tags, j.tag_set_id
+            select v.id, v.provisioner, j.file_id, coalesce(p.job_tags, j.tags) as tags,
+                   case when p.job_tags is null then j.tag_set_id end as tag_set_id
             from template_versions v join provisioner_jobs j on j.id = v.job_id
+            left join prebuild_pools p on p.preset_id = $3
             where v.id = $7
         ), job as (
             insert into provisioner_jobs (

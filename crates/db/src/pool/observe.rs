@@ -79,7 +79,7 @@ pub async fn observe(
         r#"
         select p.template_version_id, p.template_id, p.organization_id, p.prebuild_status,
                p.consecutive_failures, p.breaker_opened_at, p.probe_attempts, p.last_probe_at,
-               p.setbacks, p.setback_at, i.tags as "tags: Json<BTreeMap<String, String>>",
+               p.setbacks, p.setback_at, needed.tags as "tags!: Json<BTreeMap<String, String>>",
                p.last_invalidated_at, p.last_reasons, p.holds, p.policy, cost.credits as "cost!",
                p.daily_cost is null as "is_cost_guessed!",
                s.name as preset_name, v.name as version_name, v.provisioner,
@@ -127,9 +127,9 @@ pub async fn observe(
                    where d.organization_id = o.id and v.provisioner = any (d.provisioners)
                      and d.disconnected_at is null and d.silent_at is null and d.last_seen_at > $3
                      -- As jobs are acquired (db::job).
-                     and i.tags <@ d.tags
-                     and (i.tags <> '{"scope": "organization", "owner": ""}'::jsonb
-                          or i.tags = d.tags)
+                     and needed.tags <@ d.tags
+                     and (needed.tags <> '{"scope": "organization", "owner": ""}'::jsonb
+                          or needed.tags = d.tags)
                ) as "has_daemon!",
                case when $4 then (
                    select count(*) from provisioner_jobs f
@@ -208,6 +208,7 @@ pub async fn observe(
         join template_versions v on v.id = p.template_version_id
         join provisioner_jobs i on i.id = v.job_id
         join organizations o on o.id = p.organization_id
+        cross join lateral (select coalesce(p.job_tags, i.tags) as tags) needed
         left join templates t on t.id = p.template_id
         left join prebuild_pools n on n.preset_id = p.successor_preset_id
         left join template_version_presets ns on ns.id = n.preset_id

@@ -202,7 +202,7 @@ pub(crate) fn job_json(job: &Job, input: &Value, metadata: &Value) -> Value {
         "worker_id": job.worker_id,
         "worker_name": job.worker_name,
         "file_id": job.file_id,
-        "tags": {},
+        "tags": job.tags,
         "queue_position": job.queue_position,
         "queue_size": job.queue_size,
         "organization_id": job.organization_id,

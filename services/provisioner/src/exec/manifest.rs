@@ -178,6 +178,7 @@ impl Manifest {
             readme: None,
             variables: self.variables.iter().map(variable).collect(),
             tags: self.tags.clone().into_iter().collect(),
+            ..Findings::default()
         }
     }
 }

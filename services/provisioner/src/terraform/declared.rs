@@ -41,13 +41,13 @@ pub(crate) fn read(dir: &Path, env: &BTreeMap<String, String>) -> Option<Declare
 }
 
 /// The files of a directory that Terraform reads by itself.
-struct Files {
-    templates: Vec<PathBuf>,
+pub(super) struct Files {
+    pub(super) templates: Vec<PathBuf>,
     values: Vec<PathBuf>,
 }
 
 impl Files {
-    fn list(dir: &Path) -> anyhow::Result<Self> {
+    pub(super) fn list(dir: &Path) -> anyhow::Result<Self> {
         let (mut templates, mut values) = (Vec::new(), Vec::new());
         for entry in dir.read_dir()? {
             let path = entry?.path();
@@ -68,13 +68,13 @@ impl Files {
     }
 }
 
-fn text(path: &Path) -> anyhow::Result<String> {
+pub(super) fn text(path: &Path) -> anyhow::Result<String> {
     let size = path.metadata()?.len();
     anyhow::ensure!(size <= MAX_FILE, "{} has {size} bytes", path.display());
     Ok(std::fs::read_to_string(path)?)
 }
 
-fn is_json(path: &Path) -> bool {
+pub(super) fn is_json(path: &Path) -> bool {
     path.extension().is_some_and(|it| it == "json")
 }
 

@@ -6,6 +6,7 @@ use berth_proto::v1;
 use serde_json::Value;
 
 use super::model::{Attributes, ModuleConfiguration, Node};
+use super::tag_rules::{Making, Piece, Written};
 
 /// The parameters of a template, in the order in which they are asked for: by `order`, then name.
 pub(crate) fn parameters(nodes: &[Node]) -> Vec<v1::Parameter> {
@@ -24,6 +25,39 @@ pub(crate) fn presets(nodes: &[Node]) -> Vec<v1::Preset> {
 /// The tags that a template gives its workspaces' jobs.
 pub(crate) fn tags(nodes: &[Node]) -> HashMap<String, String> {
     data(nodes, "coder_workspace_tags").flat_map(|it| it.texts("tags")).collect()
+}
+
+/// The rules of the tags that depend on parameters, by the parameters' names, and the names of the tags
+/// whose rules are not to be followed. What is written but not planned, as in a block with a `count` of
+/// none, is left out.
+pub(crate) fn tag_rules(nodes: &[Node], written: &[Written]) -> (Vec<v1::TagRule>, Vec<String>) {
+    let tags = tags(nodes);
+    let labelled = |label: &str| {
+        let is_it = |it: &&Node| {
+            it.is_data() && it.kind == "coder_parameter" && it.module.is_empty() && it.name == label
+        };
+        nodes.iter().find(is_it).map(|it| it.values.text("name"))
+    };
+    let piece = |it: &Piece| {
+        let piece = match it {
+            Piece::Text(text) => v1::tag_piece::Piece::Text(text.clone()),
+            Piece::Parameter(label) => v1::tag_piece::Piece::Parameter(labelled(label)?),
+        };
+        Some(v1::TagPiece { piece: Some(piece) })
+    };
+    let (mut rules, mut unclear) = (Vec::new(), Vec::new());
+    for Written { name, value } in written.iter().filter(|it| tags.contains_key(&it.name)) {
+        let pieces = match value {
+            Making::Fixed => continue,
+            Making::Unclear => None,
+            Making::Pieces(pieces) => pieces.iter().map(piece).collect::<Option<Vec<_>>>(),
+        };
+        match pieces {
+            Some(pieces) => rules.push(v1::TagRule { name: name.clone(), pieces }),
+            None => unclear.push(name.clone()),
+        }
+    }
+    (rules, unclear)
 }
 
 /// What is wrong with the tags, if anything. They say who may run the jobs, so all of them have to

@@ -221,7 +221,7 @@ fn only_what_attributes_force_to_be_made_anew_is_a_replacement() {
         change("gone", json!(["delete"]), json!([])),
     ]);
     let plan: Plan = serde_json::from_value(json!({ "resource_changes": changes })).unwrap();
-    let found = planned(plan, None, v1::Transition::Start).replacements;
+    let found = planned(plan, None, v1::Transition::Start, &[]).replacements;
     let names: Vec<_> = found.iter().map(|it| &*it.resource).collect();
     assert_eq!(names, ["box.x", "crate.x"]);
     assert_eq!(found[0].paths, ["env.A", "image"]);
@@ -238,14 +238,16 @@ fn a_data_source_that_waits_for_apply_is_read_off_the_planned_values() {
         "prior_state": { "values": module("old") },
     });
     let plan: Plan = serde_json::from_value(plan).unwrap();
-    let [parameter] = &planned(plan, None, v1::Transition::Start).parameters[..] else { panic!() };
+    let [parameter] = &planned(plan, None, v1::Transition::Start, &[]).parameters[..] else {
+        panic!()
+    };
     assert_eq!(parameter.default_value, "new");
 }
 
 #[test]
 fn an_empty_plan_and_an_empty_state_are_read() {
     let plan: Plan = serde_json::from_str(r#"{"format_version": "1.2"}"#).unwrap();
-    assert!(planned(plan, None, v1::Transition::Start).resources.is_empty());
+    assert!(planned(plan, None, v1::Transition::Start, &[]).resources.is_empty());
     let state: State = serde_json::from_str(r#"{"format_version": "1.0"}"#).unwrap();
     assert!(state.values.is_none());
 }
@@ -275,4 +277,35 @@ fn tags_are_known_before_a_job_and_of_one_mind() {
         let error = outcome.unwrap_err();
         assert!(error.contains(text), "{error}");
     }
+}
+
+#[test]
+fn rules_name_parameters_and_what_is_not_to_be_followed_is_said() {
+    use tag_rules::{Making, Piece, Written};
+    let nodes = nodes(&[
+        data("coder_parameter", "where", &json!({"name": "Zone of it"})),
+        data(
+            "coder_workspace_tags",
+            "t",
+            &json!({"tags": {"zone": "z-eu", "tier": "a", "lost": "x", "kind": "box"}}),
+        ),
+    ]);
+    let parameter = |label: &str| Piece::Parameter(label.to_owned());
+    let written = [
+        ("zone", Making::Pieces(vec![Piece::Text("z-".into()), parameter("where")])),
+        ("tier", Making::Unclear),
+        ("lost", Making::Pieces(vec![parameter("nowhere")])),
+        ("kind", Making::Fixed),
+        ("absent", Making::Unclear),
+    ]
+    .map(|(name, value)| Written { name: name.to_owned(), value });
+    let (rules, unclear) = parameters::tag_rules(&nodes, &written);
+    let [rule] = &rules[..] else { panic!("{rules:?}") };
+    let pieces: Vec<_> = rule.pieces.iter().filter_map(|it| it.piece.clone()).collect();
+    let expected = [
+        v1::tag_piece::Piece::Text("z-".into()),
+        v1::tag_piece::Piece::Parameter("Zone of it".into()),
+    ];
+    assert_eq!((&*rule.name, &pieces[..]), ("zone", &expected[..]));
+    assert_eq!(unclear, ["tier", "lost"]);
 }

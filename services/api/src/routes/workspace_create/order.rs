@@ -125,6 +125,7 @@ impl Order<'_> {
             daily_cost: claimed.daily_cost,
             provisioner: claimed.provisioner,
             file_id: claimed.file_id,
+            tags: claimed.tags.clone(),
         };
         let view = view::of(self, offer.built, &build, &fresh);
         let made = Made {
@@ -279,6 +280,7 @@ impl Order<'_> {
             daily_cost: 0,
             provisioner: queued.build.provisioner,
             file_id: queued.build.file_id,
+            tags: queued.build.tags.clone(),
         };
         view::of(self, self.prepared, &new, &fresh)
     }

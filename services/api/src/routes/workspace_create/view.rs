@@ -5,6 +5,7 @@ use berth_db::build::NewBuild;
 use berth_db::build::read::{Build, Job};
 use berth_db::claim::Preparation;
 use berth_db::workspace::Workspace;
+use berth_domain::build::Tags;
 use berth_domain::id::{FileId, WorkspaceId};
 use berth_domain::state::{JobKind, JobStatus, ProvisionerType};
 use jiff::Timestamp;
@@ -23,6 +24,7 @@ pub(super) struct Fresh {
     pub(super) daily_cost: i32,
     pub(super) provisioner: ProvisionerType,
     pub(super) file_id: FileId,
+    pub(super) tags: Tags,
 }
 
 /// The workspace with its build, of which nothing was built yet.
@@ -116,6 +118,7 @@ fn job(order: &Order<'_>, new: &NewBuild, fresh: &Fresh) -> Job {
         error: String::new(),
         error_code: None,
         file_id: fresh.file_id,
+        tags: fresh.tags.clone(),
         worker_id: None,
         worker_name: String::new(),
         logs_overflowed: false,

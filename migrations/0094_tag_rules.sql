@@ -1,0 +1,29 @@
+-- Tags that depend on parameters. A version says what such a tag is made of: an array of texts and of
+-- {"parameter": name}. The tags of its import job have the values that come of the defaults.
+alter table template_versions add column tag_rules jsonb;
+-- Tags of a pool's jobs where its version has rules; NULL: those of the version's import job.
+alter table prebuild_pools add column job_tags jsonb;
+
+-- The tags of a build with these parameters: a rule whose parameters are all there wins over what the
+-- version's tags say.
+create function build_tags(tags jsonb, rules jsonb, names text[], vals text[]) returns jsonb
+language sql immutable parallel safe
+return case when rules is null then tags else tags || coalesce((
+    select jsonb_object_agg(made.name, made.value)
+    from (
+        select r.name,
+               string_agg(
+                   case jsonb_typeof(piece.it) when 'string' then piece.it #>> '{}' else given.val end,
+                   '' order by piece.place) as value,
+               bool_and(jsonb_typeof(piece.it) = 'string' or given.val is not null) as is_whole
+        from jsonb_each(rules) as r (name, pieces)
+        cross join lateral jsonb_array_elements(r.pieces) with ordinality as piece (it, place)
+        left join lateral (
+            select p.val from unnest(names, vals) as p (name, val)
+            where p.name = piece.it ->> 'parameter'
+            limit 1
+        ) given on true
+        group by r.name
+    ) made
+    where made.is_whole and made.value <> ''
+), '{}') end;
