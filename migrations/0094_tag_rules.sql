@@ -27,3 +27,20 @@ return case when rules is null then tags else tags || coalesce((
     ) made
     where made.is_whole and made.value <> ''
 ), '{}') end;
+
+-- Whether a daemon may run a job, both with normalised tags (domain::build::tags_match): the job's are
+-- among the daemon's, and a job that asked for none needs a daemon that has none.
+create function tags_fit(job jsonb, daemon jsonb) returns boolean
+language sql immutable parallel safe
+return job <@ daemon and (job <> '{"scope": "organization", "owner": ""}' or job = daemon);
+
+-- Daemons that could take the job now, by name, at most 100.
+create function available_daemons(job provisioner_jobs) returns uuid[]
+language sql stable parallel safe
+return array(
+    select d.id from provisioner_daemons d
+    where d.organization_id = job.organization_id and job.provisioner = any (d.provisioners)
+      and d.disconnected_at is null and d.silent_at is null and tags_fit(job.tags, d.tags)
+    order by d.name
+    limit 100
+);

@@ -217,10 +217,7 @@ pub async fn mark_pools_dirty(
         join provisioner_jobs i on i.id = v.job_id
         where p.organization_id = $1 and p.holds <> '{}' and 'capacity' = any (p.holds)
           and v.provisioner = any ($2)
-          -- As jobs are acquired (db::job).
-          and coalesce(p.job_tags, i.tags) <@ $3::jsonb
-          and (coalesce(p.job_tags, i.tags) <> '{"scope": "organization", "owner": ""}'::jsonb
-               or coalesce(p.job_tags, i.tags) = $3::jsonb)
+          and tags_fit(coalesce(p.job_tags, i.tags), $3::jsonb)
           and not exists (select from prebuild_pool_marks m where m.preset_id = p.preset_id)
         returning preset_id"#,
         organization.0,

@@ -124,15 +124,7 @@ pub async fn insert_presets(
             })
         })
         .collect();
-    sqlx::query!(
-        "
-        select from templates t join template_versions v on v.template_id = t.id
-        where v.id = $1
-        for no key update of t",
-        version.0
-    )
-    .execute(&mut *db)
-    .await?;
+    lock_template(&mut *db, version).await?;
     let pools: Vec<Uuid> = sqlx::query_scalar!(
         "
         with preset as (
@@ -186,6 +178,19 @@ pub async fn insert_presets(
     .fetch_all(db)
     .await?;
     Ok(pools.into_iter().map(PresetId).collect())
+}
+
+async fn lock_template(db: impl Executor<'_>, version: VersionId) -> Result<(), DbError> {
+    sqlx::query!(
+        "
+        select from templates t join template_versions v on v.template_id = t.id
+        where v.id = $1
+        for no key update of t",
+        version.0
+    )
+    .execute(db)
+    .await?;
+    Ok(())
 }
 
 /// Sets what those tags of a version are made of that depend on parameters. As an object of arrays of

@@ -136,17 +136,7 @@ pub async fn list(db: impl Executor<'_>, filter: &Filter) -> Result<Vec<JobView>
         )
         select j.id, j.organization_id, j.kind, j.status as "status!", j.file_id, j.input,
                j.tags as "tags: Json<Tags>",
-               -- As jobs are acquired (db::job); only where somebody may ask why it waits.
-               case when l.status = 'pending' then array(
-                   select o.id from provisioner_daemons o
-                   where o.organization_id = j.organization_id
-                     and j.provisioner = any (o.provisioners)
-                     and o.disconnected_at is null and o.silent_at is null
-                     and j.tags <@ o.tags
-                     and (j.tags <> '{"scope": "organization", "owner": ""}'::jsonb
-                          or j.tags = o.tags)
-                   order by o.name limit 100
-               ) end as available_workers,
+               case when l.status = 'pending' then available_daemons(j) end as available_workers,
                j.created_at, j.started_at, j.completed_at, j.canceled_at, j.error, j.error_code,
                j.logs_overflowed, j.worker_id, coalesce(d.name, '') as "worker_name!",
                coalesce(q.place, 0) as "queue_position!", coalesce(q.size, 0) as "queue_size!",

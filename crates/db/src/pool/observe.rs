@@ -126,10 +126,7 @@ pub async fn observe(
                    select from provisioner_daemons d
                    where d.organization_id = o.id and v.provisioner = any (d.provisioners)
                      and d.disconnected_at is null and d.silent_at is null and d.last_seen_at > $3
-                     -- As jobs are acquired (db::job).
-                     and needed.tags <@ d.tags
-                     and (needed.tags <> '{"scope": "organization", "owner": ""}'::jsonb
-                          or needed.tags = d.tags)
+                     and tags_fit(needed.tags, d.tags)
                ) as "has_daemon!",
                case when $4 then (
                    select count(*) from provisioner_jobs f

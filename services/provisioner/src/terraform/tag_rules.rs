@@ -116,9 +116,8 @@ fn template(template: Option<&Template>) -> Making {
     let has_parameter = pieces.iter().any(|it| matches!(it, Piece::Parameter(_)));
     match (is_clear, has_parameter) {
         (true, true) => Making::Pieces(pieces),
-        (true, false) => Making::Fixed,
         (false, _) if has_parameter || mentions(&template.to_string()) => Making::Unclear,
-        (false, _) => Making::Fixed,
+        _ => Making::Fixed,
     }
 }
 
