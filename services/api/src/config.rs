@@ -48,11 +48,15 @@ pub struct Config {
 pub struct ClaimConfig {
     /// `false`: every request gets an ordinary build, and the miss says `disabled`.
     pub enabled: bool,
+    /// How long, in all, a request waits for prebuilds that are ready but locked: an agent's report
+    /// locks its workspace for some milliseconds. They are asked for twice more in that time. Zero:
+    /// once only.
+    pub patience: Period,
 }
 
 impl Default for ClaimConfig {
     fn default() -> Self {
-        Self { enabled: true }
+        Self { enabled: true, patience: Period::from_millis(80) }
     }
 }
 

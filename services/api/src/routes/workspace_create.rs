@@ -35,6 +35,9 @@ use order::Order;
 
 /// Most characters of an `Idempotency-Key`.
 const KEY_MAX: usize = 255;
+/// The pauses before a claim is tried again where all that is ready is locked, as shares of
+/// `claims.patience`. Nobody waits for a lock: what is locked may be free by then.
+const AGAIN: [f64; 2] = [0.2, 0.8];
 
 /// Routes that create workspaces.
 pub(crate) fn routes() -> Router<App> {
@@ -250,15 +253,24 @@ impl Asking<'_> {
 
         let order =
             Order { asking: self, prepared: &prepared, choice: &choice, workspace: &workspace };
-        let made = if let Some(hit) = order.claim().await? {
-            hit
-        } else {
+        let patience = self.app.config.claims.patience.as_duration();
+        let mut pauses = AGAIN.iter().map(|share| patience.mul_f64(*share));
+        let made = loop {
+            if let Some(hit) = order.claim().await? {
+                break hit;
+            }
             let mut work = self.app.begin().await?;
             let miss = order.miss(&mut work).await?;
             if may_follow && miss.is_outdated {
                 return Ok(None);
             }
-            order.build(work, miss).await?
+            match pauses.next().filter(|it| !it.is_zero()) {
+                Some(pause) if miss.reason == MissReason::AllLocked => {
+                    drop(work);
+                    tokio::time::sleep(pause).await;
+                }
+                _ => break order.build(work, miss).await?,
+            }
         };
         self.count(&prepared, &made);
         Ok(Some(made))

@@ -1,5 +1,6 @@
 //! Why no prebuild served: the response says it, and the attempt keeps it.
 
+use berth_service_kit::Period;
 use berth_testkit::{SOON, wait_until};
 
 use super::*;
@@ -82,7 +83,7 @@ async fn a_pool_without_ready_ones_tells_why_they_are_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_that_are_switched_off_leave_the_pool_alone() {
-    let claims = ClaimConfig { enabled: false };
+    let claims = ClaimConfig { enabled: false, ..ClaimConfig::default() };
     let stand = Stand::with(Config { claims, ..Config::default() }).await;
     stand.given_prebuilds(SMALL, "ready", 1, 0).await;
     assert_eq!(reason(&stand, "mine").await["reason"], "disabled");
@@ -108,4 +109,27 @@ async fn prebuilds_that_are_being_claimed_are_not_waited_for() {
     let told = reason(&stand, "mine").await;
     assert_eq!((&told["reason"], &told["ready"]), (&json!("all_locked"), &json!(1)));
     holder.abort();
+}
+
+/// As by an agent's report, which is over before the request has waited for long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prebuild_that_was_locked_for_a_moment_is_claimed_by_the_same_request() {
+    let claims = ClaimConfig { patience: Period::from_secs(10), ..ClaimConfig::default() };
+    let stand = Stand::with(Config { claims, ..Config::default() }).await;
+    stand.given_prebuilds(SMALL, "ready", 1, 0).await;
+    let held = stand.database.hold("begin; select from workspaces for update").await;
+    let release = async {
+        let looked = "select count(*) from pg_stat_activity
+                      where datname = current_database() and pid <> pg_backend_pid()
+                        and (query ilike 'rollback%' or query like '%ready_expired%')";
+        wait_until("the first try missed", SOON, async || {
+            (stand.database.count(looked).await > 0).then_some(())
+        })
+        .await;
+        held.release().await;
+    };
+    let body = small("mine");
+    let (told, ()) = tokio::join!(stand.api.create(1, &body), release);
+    assert_eq!(told.expect(200)["prebuild_claim"]["outcome"], "hit");
+    assert_eq!(stand.claimable().await, 0);
 }
