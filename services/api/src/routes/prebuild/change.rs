@@ -16,7 +16,7 @@ use crate::audit::{self, Change};
 use crate::auth::Caller;
 use crate::edge::Origin;
 use crate::error::ApiError;
-use crate::extract::{Json, Path};
+use crate::extract::{self, Json, Path};
 use crate::routes::template;
 
 /// A body that may be missing.
@@ -24,8 +24,7 @@ fn body<T: DeserializeOwned + Default>(bytes: &Bytes) -> Result<T, ApiError> {
     if bytes.is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_slice(bytes)
-        .map_err(|error| ApiError::invalid(format!("The body cannot be read: {error}")))
+    extract::read(bytes)
 }
 
 #[derive(Default, Deserialize)]
