@@ -6,6 +6,7 @@ mod architecture;
 mod archive;
 mod claim_failure;
 mod contract;
+mod faults;
 mod main_job;
 mod nats;
 mod notify;
