@@ -9,25 +9,6 @@ use crate::{BERTH, template};
 /// What the template keeps in its state.
 const SECRET: &str = template::SECRET;
 
-/// Every table whose rows show this text, as text or as bytes.
-pub(crate) async fn tables_with(stack: &TestStack, text: &str) -> Vec<String> {
-    let tables = stack
-        .database()
-        .rows("select tablename from pg_tables where schemaname = 'public' order by 1")
-        .await;
-    let bytes = stack.database().value(&format!("select encode('{text}'::bytea, 'hex')")).await;
-    let mut found = Vec::new();
-    for table in tables.into_iter().flatten() {
-        let sql = format!(
-            "select count(*) from \"{table}\" t where t::text like '%{text}%' or t::text like '%{bytes}%'"
-        );
-        if stack.database().count(&sql).await > 0 {
-            found.push(table);
-        }
-    }
-    found
-}
-
 async fn workspace(stack: &TestStack, user: &berth_testkit::User, template: &Value) -> Value {
     let made = stack.app.create_workspace(user, template, None, "mine").await.ok();
     let made = stack.app.built(user, &made).await;
@@ -52,10 +33,10 @@ async fn state_is_sealed_and_shown_to_the_templates_admins_alone() {
     let audited = "select count(*) from audit_logs where resource_type = 'workspace_build_state'";
     assert_eq!(stack.database().count(audited).await, 1);
 
-    let found = tables_with(&stack, SECRET).await;
+    let found = stack.database().tables_with(SECRET).await;
     assert!(found.is_empty(), "readable in {found:?}");
     // The search itself finds what is there.
-    assert!(!tables_with(&stack, "alice").await.is_empty());
+    assert!(!stack.database().tables_with("alice").await.is_empty());
 
     // The next build gets it back, in another process than the one that sealed it.
     let path = format!("/workspaces/{}/builds", mine["id"].as_str().unwrap());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use berth_testkit::{Archive, SOON, Service, TestStack, User, wait_until};
 use serde_json::{Value, json};
 
-use crate::{BERTH, secret};
+use crate::BERTH;
 
 /// An import of a debug build of the provider takes its time.
 const IMPORT: Duration = Duration::from_mins(2);
@@ -102,7 +102,7 @@ async fn a_users_secret_reaches_the_plan_of_a_start_and_is_readable_nowhere() {
     assert_eq!(stack.app.delete(&bob, &format!("{path}/deploy")).await.status, 404);
     let seen = stack.app.get(&alice, &path).await.expect(200);
     assert_eq!(seen.as_array().map(Vec::len), Some(2), "{seen}");
-    let found = secret::tables_with(&stack, &value()).await;
+    let found = stack.database().tables_with(&value()).await;
     assert!(found.is_empty(), "readable in {found:?}");
     let read = files_with(stack.dir(), &value());
     assert!(read.is_empty(), "readable in {read:?}");

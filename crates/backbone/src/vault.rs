@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use berth_db::{DbError, Pool, Seal, Stored, encryption_key};
-use berth_domain::id::WorkspaceId;
+use berth_domain::id::{VersionId, WorkspaceId};
 use berth_service_kit::{Context, Latch, Secret};
 use berth_vault::{Keyring, Place, Sealed, VaultError};
 use serde::{Deserialize, Serialize};
@@ -144,6 +144,28 @@ impl Vault {
         zstd::decode_all(packed.as_slice()).map_err(|error| SecretError::Damaged(error.into()))
     }
 
+    /// Seals the value of a template variable that comes with this version. A later version that keeps
+    /// the value has it as it is.
+    pub fn seal_variable(
+        &self,
+        version: VersionId,
+        name: &str,
+        value: String,
+    ) -> Result<Stored, VaultError> {
+        self.seal(variable_place(&variable_row(version, name)), value.into_bytes())
+    }
+
+    /// The value that [`Vault::seal_variable`] sealed; `given_in` is the version that it came with.
+    pub fn open_variable(
+        &self,
+        given_in: VersionId,
+        name: &str,
+        stored: Stored,
+    ) -> Result<String, SecretError> {
+        let bytes = self.open(variable_place(&variable_row(given_in, name)), stored)?;
+        String::from_utf8(bytes).map_err(|error| SecretError::Damaged(error.utf8_error().into()))
+    }
+
     /// Compares the keys with those that the database knows, again and again until they fit; the
     /// latch says what does not. Runs as a task of `ctx`.
     pub fn watch<C>(&self, ctx: &Context<C>, db: Pool, clock: Clock) {
@@ -186,6 +208,16 @@ pub fn state_place(workspace: &str) -> Place<'_> {
 #[must_use]
 pub fn user_secret_place(id: &str) -> Place<'_> {
     Place { table: "user_secrets", column: "value", row: id }
+}
+
+/// Where the value of a template variable is, for the row that [`variable_row`] names.
+fn variable_place(row: &str) -> Place<'_> {
+    Place { table: "template_version_variables", column: "value", row }
+}
+
+/// The version that a value came with, and the variable's name.
+fn variable_row(given_in: VersionId, name: &str) -> String {
+    format!("{given_in}/{name}")
 }
 
 fn probe_place(key_id: &str) -> Place<'_> {

@@ -12,23 +12,6 @@ use uuid::Uuid;
 
 use crate::{DbError, Executor, at};
 
-/// A variable that a template declares.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct TemplateVariable {
-    /// Its name.
-    pub name: String,
-    /// What it is for.
-    pub description: String,
-    /// Its type, as the tool spells it.
-    pub r#type: String,
-    /// Its value where none is given.
-    pub default_value: String,
-    /// Has no default.
-    pub required: bool,
-    /// Not to be shown.
-    pub sensitive: bool,
-}
-
 /// A file to be stored.
 #[derive(Debug, Clone)]
 pub struct NewFile<'a> {
@@ -262,61 +245,6 @@ pub async fn set_readme(
     .execute(db)
     .await?;
     Ok(())
-}
-
-/// Stores the variables that a version declares. A value that was given with the version, or kept
-/// from the one before, stays; any other has its default.
-#[tracing::instrument(name = "db.import.put_variables", skip_all, fields(version.id = %version, rows = rows.len()), err)]
-pub async fn put_variables(
-    db: impl Executor<'_>,
-    version: VersionId,
-    rows: &[TemplateVariable],
-) -> Result<(), DbError> {
-    sqlx::query!(
-        "
-        insert into template_version_variables as v (
-            template_version_id, name, description, type, default_value, value, required, sensitive
-        )
-        select $1, r.name, r.description, r.type, r.default_value, r.default_value, r.required,
-               r.sensitive
-        from jsonb_to_recordset($2) as r (
-            name text, description text, type text, default_value text, required boolean,
-            sensitive boolean
-        )
-        on conflict on constraint template_version_variables_pkey do update
-        set description = excluded.description, type = excluded.type,
-            default_value = excluded.default_value, required = excluded.required,
-            sensitive = excluded.sensitive, declared = true,
-            value = case when v.origin = 'default' then excluded.value else v.value end",
-        version.0,
-        json!(rows)
-    )
-    .execute(db)
-    .await?;
-    Ok(())
-}
-
-/// Forgets values that were kept for variables which the version does not declare any more, and
-/// gives the names of those that were given for variables it never declared.
-#[tracing::instrument(name = "db.import.settle_variables", skip_all, fields(version.id = %version), err)]
-pub async fn settle_variables(
-    db: impl Executor<'_>,
-    version: VersionId,
-) -> Result<Vec<String>, DbError> {
-    let names = sqlx::query_scalar!(
-        "
-        with forgotten as (
-            delete from template_version_variables
-            where template_version_id = $1 and not declared and origin = 'kept'
-        )
-        select name from template_version_variables
-        where template_version_id = $1 and not declared and origin = 'given'
-        order by name",
-        version.0
-    )
-    .fetch_all(db)
-    .await?;
-    Ok(names)
 }
 
 /// Begins a file that is sent in pieces, and removes what brokers that died left of theirs.

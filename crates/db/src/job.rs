@@ -7,9 +7,8 @@ mod reap;
 
 pub use acquire::{AGEING_SECONDS, Filter, Held, Taken, acquire, release};
 pub use input::{
-    BuildInput, BuildOwner, Variable, find_build_input, list_variables, put_owner_key,
+    BuildInput, BuildOwner, RunningAgent, find_build_input, list_running_agents, put_owner_key,
 };
-pub use input::{RunningAgent, list_running_agents};
 pub use reap::{Lost, cancel_unserved, end_leases, fail_lost, requeue_lost};
 
 use berth_domain::build::Tags;

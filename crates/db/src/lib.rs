@@ -46,6 +46,7 @@ mod stored;
 pub mod template;
 pub mod user;
 pub mod user_secret;
+pub mod variable;
 pub mod version;
 pub mod workspace;
 

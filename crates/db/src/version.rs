@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::variable::{Columns, NewValue};
 use crate::{DbError, Executor, at};
 
 /// A version to be imported.
@@ -29,8 +30,8 @@ pub struct NewVersion {
     pub provisioner: ProvisionerType,
     /// The archive.
     pub file_id: FileId,
-    /// Values of template variables: name, value. Names are unique.
-    pub variables: Vec<(String, String)>,
+    /// Values of template variables, each sealed for this version. Names are unique.
+    pub variables: Vec<NewValue>,
     /// Which daemons may run its jobs.
     pub tags: Tags,
     /// Who sends it.
@@ -46,7 +47,7 @@ pub struct NewVersion {
 #[tracing::instrument(name = "db.version.insert", skip_all, fields(version.id = %new.id), err)]
 pub async fn insert(db: impl Executor<'_>, new: &NewVersion) -> Result<(), DbError> {
     let input = serde_json::json!({ "template_version_id": new.id });
-    let (names, values): (Vec<String>, Vec<String>) = new.variables.iter().cloned().unzip();
+    let values = Columns::of(&new.variables);
     sqlx::query!(
         "
         with job as (
@@ -56,14 +57,18 @@ pub async fn insert(db: impl Executor<'_>, new: &NewVersion) -> Result<(), DbErr
             )
             values ($2, $3, $4, 'template_version_import', $5, $6, $7, $8, $9, $10, $11, $11)
         ), given as (
-            select * from unnest($15::text[], $16::text[]) as g (name, value)
+            select * from unnest($15::text[], $16::text[], $17::bytea[], $18::text[], $19::bytea[])
+                as g (name, value, sealed, key_id, data_key)
         ), valued as (
             insert into template_version_variables (
-                template_version_id, name, value, sensitive, origin, declared
+                template_version_id, name, sensitive, origin, declared, value, sealed, key_id,
+                data_key, given_in
             )
-            select $1::uuid, name, value, false, 'given', false from given
+            select $1::uuid, name, false, 'given', false, value, sealed, key_id, data_key, $1::uuid
+            from given
             union all
-            select $1::uuid, o.name, o.value, o.sensitive, 'kept', false
+            select $1::uuid, o.name, o.sensitive, 'kept', false, o.value, o.sealed, o.key_id,
+                   o.data_key, coalesce(o.given_in, o.template_version_id)
             from templates t
             join template_version_variables o on o.template_version_id = t.active_version_id
             where t.id = $12 and o.origin <> 'default'
@@ -88,8 +93,11 @@ pub async fn insert(db: impl Executor<'_>, new: &NewVersion) -> Result<(), DbErr
         new.template_id.map(|it| it.0),
         new.name,
         new.message,
-        &names,
-        &values
+        &values.names,
+        &values.plain,
+        &values.sealed as _,
+        &values.key_ids as _,
+        &values.data_keys as _
     )
     .execute(db)
     .await?;
@@ -366,51 +374,4 @@ pub async fn list_parameters(
             })
         })
         .collect()
-}
-
-/// A variable of a template and its value.
-#[derive(Debug, Clone)]
-pub struct Variable {
-    /// Its name.
-    pub name: String,
-    /// What it is for.
-    pub description: String,
-    /// Its type, as the tool spells it.
-    pub kind: String,
-    /// What is used when no value is given.
-    pub default_value: String,
-    /// What is used.
-    pub value: String,
-    /// A value must be given.
-    pub required: bool,
-    /// Its value is never shown.
-    pub sensitive: bool,
-}
-
-/// The variables of a version, by name.
-#[tracing::instrument(name = "db.version.list_variables", skip_all, fields(version.id = %id), err)]
-pub async fn list_variables(
-    db: impl Executor<'_>,
-    id: VersionId,
-) -> Result<Vec<Variable>, DbError> {
-    let rows = sqlx::query!(
-        r#"
-        select name, description, type as kind, default_value, value, required,
-               -- What the import has not read yet may turn out to be a secret.
-               sensitive or not declared as "sensitive!"
-        from template_version_variables where template_version_id = $1 order by name"#,
-        id.0
-    )
-    .fetch_all(db)
-    .await?;
-    let variables = rows.into_iter().map(|row| Variable {
-        name: row.name,
-        description: row.description,
-        kind: row.kind,
-        default_value: row.default_value,
-        value: row.value,
-        required: row.required,
-        sensitive: row.sensitive,
-    });
-    Ok(variables.collect())
 }

@@ -53,6 +53,23 @@ impl TestDatabase {
         session
     }
 
+    /// The tables in whose rows `pg_dump` shows this text, as text or as the hexadecimal of bytes.
+    pub async fn tables_with(&self, text: &str) -> Vec<String> {
+        let bytes = text.bytes().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+        let dump = dump(servers().await, &self.name).await;
+        let (mut table, mut found) = ("", Vec::new());
+        for line in dump.lines() {
+            if let Some(copied) = line.strip_prefix("COPY public.") {
+                table = copied.split(' ').next().unwrap_or_default();
+            }
+            let shows = line.contains(text) || line.contains(&bytes);
+            if shows && found.last().is_none_or(|last| last != table) {
+                found.push(table.to_owned());
+            }
+        }
+        found
+    }
+
     /// The only value of a query that gives one.
     pub async fn value(&self, sql: &str) -> String {
         let rows = self.rows(sql).await;
@@ -131,15 +148,29 @@ async fn run(servers: &Servers, database: &str, sql: &str) -> String {
     text(&output.stdout)
 }
 
+/// Everything that a dump of a database has, as a backup would be made.
+async fn dump(servers: &Servers, database: &str) -> String {
+    let mut command = client(servers, "pg_dump", database);
+    let output = command.output().await.unwrap_or_else(|error| panic!("pg_dump: {error}"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "pg_dump: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
 fn psql(servers: &Servers, database: &str) -> Command {
-    let postgres = &servers.tools.postgres;
-    let libraries = std::env::join_paths(&postgres.libraries).unwrap_or_default();
-    let mut command = Command::new(postgres.bin.join("psql"));
+    let mut command = client(servers, "psql", database);
     command
         .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"])
-        .args(["--field-separator=\u{1f}", "--dbname"])
-        .arg(servers.database_url(database))
-        .kill_on_drop(true);
+        .arg("--field-separator=\u{1f}");
+    command
+}
+
+/// One of Postgres' own programs.
+fn client(servers: &Servers, program: &str, database: &str) -> Command {
+    let postgres = &servers.tools.postgres;
+    let libraries = std::env::join_paths(&postgres.libraries).unwrap_or_default();
+    let mut command = Command::new(postgres.bin.join(program));
+    command.arg("--dbname").arg(servers.database_url(database)).kill_on_drop(true);
     if !libraries.is_empty() {
         command.env("LD_LIBRARY_PATH", libraries);
     }

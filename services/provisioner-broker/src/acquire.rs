@@ -6,7 +6,7 @@ use berth_backbone::{SecretError, user_secret_place};
 use berth_bus::trace;
 use berth_db::job::{self, BuildInput, Filter, Held, RunningAgent};
 use berth_db::user_secret::{self, SecretValue};
-use berth_db::{DbError, build, build_state, completion, daemon, dry_run, rehearsal};
+use berth_db::{DbError, build, build_state, completion, daemon, dry_run, rehearsal, variable};
 use berth_domain::id::{BuildId, DaemonId, LeaseToken, OrganizationId, PREBUILDS_USER, VersionId};
 use berth_domain::state::{BuildStage, JobErrorCode, JobKind, Transition};
 use berth_proto::v1;
@@ -30,8 +30,9 @@ enum InputError {
     /// The database.
     #[error("read the job's input")]
     Db(#[from] DbError),
-    /// The key that sealed the workspace's state is not configured here. Once it is, the job runs.
-    #[error("open the workspace's state")]
+    /// The key that sealed the workspace's state, or the value of a template variable, is not configured
+    /// here. Once it is, the job runs.
+    #[error("open what the job needs")]
     Key(#[source] SecretError),
     /// What is stored makes no job: nobody could ever run it.
     #[error("{0}")]
@@ -200,12 +201,26 @@ fn dry_run_parameters(input: &serde_json::Value) -> Vec<v1::ParameterValue> {
         .collect()
 }
 
-async fn variables(broker: &Broker, version: VersionId) -> Result<Vec<v1::VariableValue>, DbError> {
-    let rows = job::list_variables(&broker.backbone.db, version).await?;
-    Ok(rows
-        .into_iter()
-        .map(|it| v1::VariableValue { name: it.name, value: it.value, sensitive: it.sensitive })
-        .collect())
+/// The values that people gave the variables of a version. A job that needs one of another key waits
+/// for that key; one whose value is damaged fails.
+async fn variables(
+    broker: &Broker,
+    version: VersionId,
+) -> Result<Vec<v1::VariableValue>, InputError> {
+    let rows = variable::list_values(&broker.backbone.db, version).await?;
+    let open = |it: variable::Value| {
+        let opened = broker.vault.open_variable(it.given_in, &it.name, it.value);
+        let value = opened.map_err(|error| match error {
+            SecretError::Key(_) => InputError::Key(error),
+            SecretError::Damaged(_) => InputError::Broken(format!(
+                "the value of template variable {:?} cannot be read: {:#}",
+                it.name,
+                anyhow::Error::from(error)
+            )),
+        })?;
+        Ok(v1::VariableValue { name: it.name, value, sensitive: it.sensitive })
+    };
+    rows.into_iter().map(open).collect()
 }
 
 async fn fill_build(broker: &Broker, held: &Held, job: &mut v1::Job) -> Result<(), InputError> {

@@ -3,9 +3,10 @@
 use berth_backbone::Work;
 use berth_bus::event::{Event, LogsAdded};
 use berth_db::DbError;
-use berth_db::import::{self, TagPiece, TemplateVariable};
+use berth_db::import::{self, TagPiece};
 use berth_db::job::{self, Locked};
 use berth_db::job_log::{self, NewLine};
+use berth_db::variable::{self, Declared};
 use berth_domain::build::{TAG_OWNER, TAG_SCOPE, Tags};
 use berth_domain::id::OrganizationId;
 use berth_domain::state::{JobKind, JobStatus, LogLevel, LogSource};
@@ -63,8 +64,8 @@ async fn store(
         import::set_readme(work.conn(), version, &storable(readme), now).await?;
     }
     if !request.template_variables.is_empty() {
-        let variables: Vec<_> = request.template_variables.into_iter().map(variable).collect();
-        import::put_variables(work.conn(), version, &variables).await?;
+        let variables: Vec<_> = request.template_variables.into_iter().map(declared).collect();
+        variable::put(work.conn(), version, &variables).await?;
     }
     if !request.workspace_tags.is_empty() {
         let tags: Tags = request.workspace_tags.into_iter().collect();
@@ -94,8 +95,8 @@ fn tag_rule(rule: v1::TagRule) -> Option<(String, Vec<TagPiece>)> {
     is_rule.then_some((rule.name, pieces))
 }
 
-fn variable(it: v1::TemplateVariable) -> TemplateVariable {
-    TemplateVariable {
+fn declared(it: v1::TemplateVariable) -> Declared {
+    Declared {
         name: it.name,
         description: it.description,
         r#type: it.r#type,

@@ -102,12 +102,28 @@ impl Base {
         }
         if let Some(build) = job.build() {
             workspace(&mut all, build.metadata.as_ref());
-            all.insert("CODER_WORKSPACE_BUILD_ID".into(), build.build_id.clone());
+            if !lacks_secrets(job) {
+                all.insert("CODER_WORKSPACE_BUILD_ID".into(), build.build_id.clone());
+            }
             parameters(&mut all, "CODER_PARAMETER_", &build.parameters);
             parameters(&mut all, "CODER_PARAMETER_PREVIOUS_", &build.previous_parameters);
             running_agents(&mut all, &build.running_agents);
         }
         all
+    }
+}
+
+/// Whether a start is planned for somebody who can have no secrets: the prebuilds user, or the
+/// stand-in of a rehearsal. Without a build's id the provider takes a missing secret for an empty
+/// one; with it, it refuses to start, and a template that needs a secret could have no prebuilds.
+fn lacks_secrets(job: &v1::Job) -> bool {
+    match &job.input {
+        Some(v1::job::Input::Rehearsal(_)) => true,
+        Some(v1::job::Input::WorkspaceBuild(build)) => build.metadata.as_ref().is_some_and(|it| {
+            it.transition == i32::from(v1::Transition::Start)
+                && it.stage == i32::from(v1::BuildStage::Prebuild)
+        }),
+        _ => false,
     }
 }
 

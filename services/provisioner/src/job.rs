@@ -104,8 +104,9 @@ async fn held(workshop: &Arc<Workshop>, daemon_id: String, job: &v1::Job, stop: 
     keeping.spawn(async move { guard.guard_lease().await }.in_current_span());
 
     let mut timings = Vec::new();
-    let outcome = session(workshop, daemon_id, job, (&reporter, &mut timings)).await;
-    if let Err(failure) = &outcome {
+    let mut outcome = session(workshop, daemon_id, job, (&reporter, &mut timings)).await;
+    if let Err(failure) = &mut outcome {
+        failure.message = reporter.veiled(&failure.message);
         let level = match failure.code {
             Code::Canceled => v1::LogLevel::Warn,
             _ => v1::LogLevel::Error,

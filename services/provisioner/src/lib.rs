@@ -24,6 +24,7 @@ mod terraform;
 mod tool;
 mod trace;
 mod transfer;
+mod veil;
 mod workdir;
 
 use std::path::Path;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::client::{Backoff, CallError, Client};
 use crate::clock;
 use crate::stop::{Reason, Stop};
+use crate::veil::Veil;
 
 /// How long lines are gathered before they are sent.
 const GATHER: Duration = Duration::from_millis(200);
@@ -39,6 +40,7 @@ struct Shared {
     job_id: String,
     lease_token: String,
     queue: Mutex<Queue>,
+    veil: Mutex<Arc<Veil>>,
     news: Notify,
     /// The number of the last news that the broker has taken.
     taken: watch::Sender<u64>,
@@ -96,6 +98,7 @@ impl Reporter {
             job_id: job.id.clone(),
             lease_token: job.lease_token.clone(),
             queue: Mutex::new(Queue { stage: "Setting up", ..Queue::default() }),
+            veil: Mutex::new(Arc::new(Veil::of_job(job))),
             news: Notify::new(),
             taken: watch::Sender::new(0),
             lease: watch::Sender::new(lease),
@@ -119,12 +122,30 @@ impl Reporter {
     }
 
     fn line(&self, source: v1::LogSource, level: v1::LogLevel, text: &str) {
+        // Before it is split and cut: a secret may have several lines.
+        let text = self.veiled(text);
         let mut queue = self.queue();
         for output in text.split('\n') {
             queue.push(source, level, output);
         }
         drop(queue);
         self.0.news.notify_one();
+    }
+
+    /// The text without the secrets that came with the job.
+    pub(crate) fn veiled(&self, text: &str) -> String {
+        let veil = Arc::clone(&self.veil());
+        veil.over(text).into_owned()
+    }
+
+    /// Hides other secrets from now on.
+    pub(crate) fn veil_with(&self, veil: Veil) {
+        *self.veil() = Arc::new(veil);
+    }
+
+    fn veil(&self) -> MutexGuard<'_, Arc<Veil>> {
+        // Nothing panics while holding it.
+        self.0.veil.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Queues what an import found.

@@ -17,6 +17,7 @@ use crate::report::{Findings, Reporter, Stopped};
 use crate::stop::Reason;
 use crate::terraform::{MODULES, Terraform};
 use crate::transfer;
+use crate::veil::Veil;
 use crate::workdir::JobDir;
 
 /// Most timings that a job reports.
@@ -314,7 +315,7 @@ pub(crate) async fn import(
     asking: &Asking<'_>,
 ) -> Result<v1::TemplateImportResult, Failure> {
     session.step(v1::Step::Init, "Initializing", driver.init(session, &[])).await?;
-    let declared = check_variables(driver, session).await?;
+    let declared = check_variables(driver, session, asking.job).await?;
     let planned = async {
         // Stop first: parameters and presets are taken off the last plan, that for start.
         let stopped = driver.plan(session, v1::Transition::Stop).await?;
@@ -360,10 +361,12 @@ fn tell_unclear_tags(session: &Session, findings: &Findings) {
 async fn check_variables(
     driver: &Driver,
     session: &Session,
+    job: &v1::Job,
 ) -> Result<Option<Vec<v1::TemplateVariable>>, Failure> {
     let Some(Declared { variables, missing }) = driver.declared(session).await else {
         return Ok(None);
     };
+    session.reporter.veil_with(Veil::declared(job, &variables));
     session.reporter.found(Findings { variables: variables.clone(), ..Findings::default() });
     if missing.is_empty() {
         return Ok(Some(variables));

@@ -1,11 +1,12 @@
 //! Bringing every stored secret to the current key, or to none.
 
 use berth_db::build_state::{self, KeyedState};
-use berth_db::{DbError, Pool, Stored, encryption_key, user_secret};
-use berth_domain::id::BuildId;
+use berth_db::{DbError, Pool, Stored, encryption_key, user_secret, variable};
+use berth_domain::id::{BuildId, VersionId};
+use berth_vault::{Place, VaultError};
 use uuid::Uuid;
 
-use super::{SecretError, Vault, state_place, user_secret_place};
+use super::{SecretError, Vault, state_place, user_secret_place, variable_place, variable_row};
 use crate::Clock;
 
 /// Values that are read at once. States may have megabytes.
@@ -32,10 +33,14 @@ pub enum RekeyError {
     /// The same of a user's secret.
     #[error("the user secret {0}")]
     UserSecret(Uuid, #[source] SecretError),
+    /// The same of a template variable's value.
+    #[error("the value of variable {1:?} of template version {0}")]
+    Variable(VersionId, String, #[source] SecretError),
 }
 
-/// Brings all states and users' secrets to the current key of the vault: those of other keys get their data key
-/// encrypted anew, readable ones are sealed, and where the vault does not seal all are opened.
+/// Brings all states, users' secrets and values of template variables to the current key of the vault:
+/// those of other keys are sealed by it (states, which are large, get their data key encrypted anew),
+/// readable ones are sealed, and where the vault does not seal all are opened.
 /// Services may run meanwhile if they have the same keys.
 pub async fn rekey(db: &Pool, vault: &Vault, clock: &Clock) -> Result<Rekeyed, RekeyError> {
     let mut done = Rekeyed::default();
@@ -54,6 +59,7 @@ pub async fn rekey(db: &Pool, vault: &Vault, clock: &Clock) -> Result<Rekeyed, R
             }
         }
         done.values += user_secrets(db, vault).await?;
+        done.values += variables(db, vault).await?;
         // Once more from the beginning, until nothing came between.
         if done.values == before {
             break;
@@ -73,14 +79,34 @@ async fn user_secrets(db: &Pool, vault: &Vault) -> Result<u64, RekeyError> {
         let Some((last, _)) = stored.last() else { return Ok(changed) };
         after = *last;
         for (id, old) in stored {
-            let failed = |error: berth_vault::VaultError| RekeyError::UserSecret(id, error.into());
             let text = id.to_string();
-            let place = user_secret_place(&text);
-            let value = vault.open(place, old.clone()).map_err(failed)?;
-            let new = vault.seal(place, value).map_err(failed)?;
+            let new = sealed_anew(vault, user_secret_place(&text), &old);
+            let new = new.map_err(|error| RekeyError::UserSecret(id, error.into()))?;
             changed += u64::from(user_secret::replace(db, id, &old, &new).await?);
         }
     }
+}
+
+/// The same for the values of template variables.
+async fn variables(db: &Pool, vault: &Vault) -> Result<u64, RekeyError> {
+    let (mut after, mut changed) = ((VersionId(Uuid::nil()), String::new()), 0);
+    loop {
+        let from = (after.0, after.1.as_str());
+        let stored = variable::list_keyed_otherwise(db, vault.current(), from, BATCH).await?;
+        let Some(last) = stored.last() else { return Ok(changed) };
+        after = (last.version, last.name.clone());
+        for old in stored {
+            let row = variable_row(old.given_in, &old.name);
+            let new = sealed_anew(vault, variable_place(&row), &old.value).map_err(|error| {
+                RekeyError::Variable(old.version, old.name.clone(), error.into())
+            })?;
+            changed += u64::from(variable::replace(db, &old, &new).await?);
+        }
+    }
+}
+
+fn sealed_anew(vault: &Vault, place: Place<'_>, old: &Stored) -> Result<Stored, VaultError> {
+    vault.seal(place, vault.open(place, old.clone())?)
 }
 
 /// Changes one; `false`: somebody stored another meanwhile.

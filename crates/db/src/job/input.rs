@@ -80,17 +80,6 @@ pub struct RunningAgent {
     pub token: Uuid,
 }
 
-/// A template variable with its value.
-#[derive(Debug, Clone)]
-pub struct Variable {
-    /// Its name.
-    pub name: String,
-    /// Its value.
-    pub value: String,
-    /// Not to be shown.
-    pub sensitive: bool,
-}
-
 /// Everything about a build but its state and parameters.
 #[tracing::instrument(name = "db.job.find_build_input", skip_all, fields(build.id = %id), err)]
 pub async fn find_build_input(
@@ -180,27 +169,6 @@ pub async fn list_running_agents(
     Ok(rows
         .into_iter()
         .map(|row| RunningAgent { state_id: row.state_id, token: row.auth_token })
-        .collect())
-}
-
-/// The variables of a version that somebody gave a value. Any other has the default that the
-/// template says, and needs no mention.
-#[tracing::instrument(name = "db.job.list_variables", skip_all, fields(version.id = %version), err)]
-pub async fn list_variables(
-    db: impl Executor<'_>,
-    version: VersionId,
-) -> Result<Vec<Variable>, DbError> {
-    let rows = sqlx::query!(
-        "
-        select name, value, sensitive from template_version_variables
-        where template_version_id = $1 and origin <> 'default' order by name",
-        version.0
-    )
-    .fetch_all(db)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Variable { name: row.name, value: row.value, sensitive: row.sensitive })
         .collect())
 }
 

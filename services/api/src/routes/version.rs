@@ -8,6 +8,7 @@ use axum::routing::{get, patch, post};
 use berth_bus::event::{Event, JobCanceled, JobPosted};
 use berth_db::preset;
 use berth_db::rehearsal::{self, Rehearsal};
+use berth_db::variable::{self, NewValue, Variable};
 use berth_db::version::{self, Archived, NewVersion, Version};
 use berth_domain::authz::{Action, Resource, ResourceKind};
 use berth_domain::build::normalize_tags;
@@ -203,7 +204,7 @@ async fn create(
         let detail = format!("{:?} is unknown; use \"file\"", body.storage_method);
         return Err(ApiError::field("storage_method", detail));
     }
-    let variables = variables(body.user_variable_values)?;
+    let variables = checked(body.user_variable_values)?;
     let file_id = archive_file(&app, &caller, body.file_id).await?;
     let name = match body.name {
         name if name.is_empty() => format!("v-{}", auth::random_text::<10>(&app).to_lowercase()),
@@ -211,8 +212,9 @@ async fn create(
     };
     berth_domain::name::template_version(&name)?;
     let mut work = app.begin().await?;
+    let id = VersionId(work.id());
     let new = NewVersion {
-        id: VersionId(work.id()),
+        id,
         job_id: JobId(work.id()),
         organization_id: organization.id,
         template_id: body.template_id,
@@ -220,7 +222,7 @@ async fn create(
         message: body.message,
         provisioner: body.provisioner,
         file_id,
-        variables,
+        variables: sealed(&app, id, variables)?,
         tags: normalize_tags(body.tags, caller.id()),
         created_by: caller.id(),
         trace: work.trace(),
@@ -240,9 +242,9 @@ async fn create(
     Ok((StatusCode::CREATED, Json(view(&app, version).await?)))
 }
 
-/// Values of template variables: name, value. Whether the template declares them is known once it is
-/// imported.
-fn variables(given: Vec<VariableValue>) -> Result<Vec<(String, String)>, ApiError> {
+/// Values of template variables. Whether the template declares them, and which are secret, is known
+/// once it is imported.
+fn checked(given: Vec<VariableValue>) -> Result<Vec<VariableValue>, ApiError> {
     let refuse = |detail: String| Err(ApiError::field("user_variable_values", detail));
     if given.len() > VARIABLES_MAX {
         return refuse(format!("has {} values; at most {VARIABLES_MAX} are allowed", given.len()));
@@ -260,7 +262,20 @@ fn variables(given: Vec<VariableValue>) -> Result<Vec<(String, String)>, ApiErro
             return refuse(format!("{name:?} is given more than once"));
         }
     }
-    Ok(given.into_iter().map(|it| (it.name, it.value)).collect())
+    Ok(given)
+}
+
+fn sealed(
+    app: &App,
+    version: VersionId,
+    given: Vec<VariableValue>,
+) -> Result<Vec<NewValue>, ApiError> {
+    let seal = |VariableValue { name, value }| {
+        let value = app.vault.seal_variable(version, &name, value);
+        let value = value.map_err(|error| ApiError::Unavailable(error.into()))?;
+        Ok(NewValue { name, value })
+    };
+    given.into_iter().map(seal).collect()
 }
 
 /// The archive that is named, if the caller may read it.
@@ -492,22 +507,29 @@ async fn list_variables(
     Path(id): Path<VersionId>,
 ) -> Result<Json<Vec<VariableView>>, ApiError> {
     find(&app, &caller, id, Action::Update).await?;
-    let variables = version::list_variables(app.db(), id).await?;
-    let view = |it: version::Variable| VariableView {
-        name: it.name,
-        description: it.description,
-        // Clients know these three; anything richer is written as text.
-        kind: match it.kind.as_str() {
-            "number" => "number",
-            "bool" => "bool",
-            _ => "string",
-        },
-        value: if it.sensitive { String::new() } else { it.value },
-        default_value: if it.sensitive { String::new() } else { it.default_value },
-        required: it.required,
-        sensitive: it.sensitive,
+    let view = |it: Variable| {
+        let opened =
+            it.value.map(|(stored, given_in)| app.vault.open_variable(given_in, &it.name, stored));
+        let value = opened.transpose().map_err(|error| ApiError::Unavailable(error.into()))?;
+        Ok::<_, ApiError>(VariableView {
+            name: it.name,
+            description: it.description,
+            // Clients know these three; anything richer is written as text.
+            kind: match it.kind.as_str() {
+                "number" => "number",
+                "bool" => "bool",
+                _ => "string",
+            },
+            // A secret's are empty already.
+            value: value.unwrap_or_default(),
+            default_value: it.default_value,
+            required: it.required,
+            sensitive: it.sensitive,
+        })
     };
-    Ok(Json(variables.into_iter().map(view).collect()))
+    let variables = variable::list(app.db(), id).await?;
+    let views: Result<_, _> = variables.into_iter().map(view).collect();
+    Ok(Json(views?))
 }
 
 #[tracing::instrument(name = "http.version.list_resources", skip_all)]

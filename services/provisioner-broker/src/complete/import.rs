@@ -2,7 +2,7 @@
 
 use berth_backbone::Work;
 use berth_db::job::Locked;
-use berth_db::{completion, import, job_log};
+use berth_db::{completion, import, job_log, variable};
 use berth_domain::id::{PresetId, VersionId};
 use berth_domain::parameter::{Parameter, ParameterOption, Validation, check_definitions};
 use berth_domain::preset::{self, Prebuilds, Preset, PresetSchedule, PresetSpec};
@@ -19,7 +19,7 @@ pub(super) async fn store(
     result: &v1::TemplateImportResult,
 ) -> Result<(), Refusal> {
     let version = version_id(job)?;
-    let unknown = import::settle_variables(work.conn(), version).await?;
+    let unknown = variable::settle(work.conn(), version).await?;
     if !unknown.is_empty() {
         return Err(Refusal::Template(format!(
             "values were given for variables that the template does not declare: {}",

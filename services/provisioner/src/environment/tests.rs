@@ -107,6 +107,32 @@ fn an_import_has_no_build() {
     assert!(!base().of_job(&job).contains_key("CODER_WORKSPACE_BUILD_ID"));
 }
 
+/// Whom a template may ask for a secret.
+#[test]
+fn a_build_is_one_for_the_provider_unless_its_owner_can_have_no_secrets() {
+    use v1::{BuildStage as Stage, Transition};
+    for (stage, transition, rehearsal, is_build) in [
+        (Stage::None, Transition::Start, false, true),
+        (Stage::None, Transition::Stop, false, true),
+        (Stage::Claim, Transition::Start, false, true),
+        (Stage::Claim, Transition::Start, true, false),
+        (Stage::Prebuild, Transition::Start, false, false),
+        (Stage::Prebuild, Transition::Stop, false, true),
+        (Stage::Prebuild, Transition::Delete, false, true),
+    ] {
+        let mut job = build(stage);
+        let Some(v1::job::Input::WorkspaceBuild(mut it)) = job.input.take() else { unreachable!() };
+        it.metadata.as_mut().unwrap().transition = transition.into();
+        job.input = Some(if rehearsal {
+            v1::job::Input::Rehearsal(v1::Rehearsal { claim: Some(it) })
+        } else {
+            v1::job::Input::WorkspaceBuild(it)
+        });
+        let found = base().of_job(&job).contains_key("CODER_WORKSPACE_BUILD_ID");
+        assert_eq!(found, is_build, "{stage:?} {transition:?} {rehearsal}");
+    }
+}
+
 fn with_secrets(transition: v1::Transition) -> v1::Job {
     let mut job = build(v1::BuildStage::None);
     let Some(v1::job::Input::WorkspaceBuild(build)) = &mut job.input else { unreachable!() };

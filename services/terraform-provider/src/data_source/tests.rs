@@ -146,6 +146,9 @@ fn a_missing_secret_stops_a_start_and_nothing_else() {
         [("CODER_WORKSPACE_BUILD_ID", "b"), ("CODER_WORKSPACE_TRANSITION", transition)]
     };
     refused("coder_secret", secret(), &build("start"), "Store your token.");
+    refused("coder_secret", secret(), &build("start"), "variable \"TOKEN\" (env_name)");
+    let file = json!({"file": "~/.key", "help_message": "h"});
+    refused("coder_secret", file, &build("start"), "file \"~/.key\" (file_path)");
     for env in [&build("stop")[..], &build("delete"), &[]] {
         holds(&read("coder_secret", secret(), env), json!({"value": ""}));
     }

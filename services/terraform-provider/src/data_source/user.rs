@@ -166,21 +166,27 @@ pub(super) static SECRET: DataSource = DataSource {
 
 fn read_secret(context: &Context, state: &mut Object) -> Result<(), Vec<Diagnostic>> {
     let env = &context.env;
-    let (id, variable, path) = match (text(state, "env"), text(state, "file")) {
+    let (id, variable, path, wanted) = match (text(state, "env"), text(state, "file")) {
         (Some(name), _) => {
-            (format!("env:{name}"), format!("CODER_SECRET_ENV_{name}"), Path::of("env"))
+            let wanted = format!("the environment variable {name:?} (env_name)");
+            (format!("env:{name}"), format!("CODER_SECRET_ENV_{name}"), Path::of("env"), wanted)
         }
         (None, file) => {
             let file = file.unwrap_or_default();
             let variable = format!("CODER_SECRET_FILE_{}", hex::encode(file));
-            (format!("file:{file}"), variable, Path::of("file"))
+            let wanted = format!("the file {file:?} (file_path)");
+            (format!("file:{file}"), variable, Path::of("file"), wanted)
         }
     };
     let secret = env.filled(&variable);
     // A stop or a deletion must go through without the secret: its owner may have removed it.
     if secret.is_none() && env.is_build() && env.transition() == "start" {
         let help = text(state, "help_message").unwrap_or_default();
-        return Err(vec![Diagnostic::error("A secret is missing", help).at(path)]);
+        let detail = format!(
+            "{help}\n\nThe workspace's owner has stored no secret for {wanted}. Store one, then \
+             start the workspace again."
+        );
+        return Err(vec![Diagnostic::error("A secret is missing", detail).at(path)]);
     }
     let secret = secret.unwrap_or_default();
     set(state, [("id", id.into()), ("value", secret.into())]);
