@@ -18,6 +18,7 @@ mod race;
 mod rehearsal;
 mod reinit;
 mod secret;
+mod secret_place;
 mod shell;
 mod tag;
 mod template;

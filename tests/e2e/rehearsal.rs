@@ -88,7 +88,7 @@ fn archive(main: &str) -> Vec<u8> {
     Archive::default().file("main.tf", &format!("{HEAD}{main}")).bytes()
 }
 
-fn has_terraform() -> bool {
+pub(crate) fn has_terraform() -> bool {
     let has = std::process::Command::new("terraform").arg("version").output().is_ok();
     if !has {
         eprintln!("skipped: terraform is not on PATH");
@@ -97,7 +97,7 @@ fn has_terraform() -> bool {
 }
 
 /// Pushes a version and waits for the end of its import.
-async fn push(stack: &TestStack, main: &str, more: Value) -> Value {
+pub(crate) async fn push(stack: &TestStack, main: &str, more: Value) -> Value {
     let (app, owner) = (&stack.app, &stack.owner);
     let file = app.upload(owner, archive(main)).await.ok();
     let mut body = json!({

@@ -111,7 +111,7 @@ async fn a_users_secret_reaches_the_plan_of_a_start_and_is_readable_nowhere() {
 }
 
 /// Files below a folder, which has the logs of all processes, that hold the text.
-fn files_with(dir: &Path, text: &str) -> Vec<String> {
+pub(crate) fn files_with(dir: &Path, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -34,6 +34,8 @@ pub struct SeenSpan {
     pub parent: String,
     /// The traces it links to.
     pub links: Vec<String>,
+    /// Everything that arrived of it, attributes and events too.
+    pub text: String,
 }
 
 /// An OTLP collector over gRPC on a port of its own. It ends with this value.
@@ -115,6 +117,7 @@ fn spans_of(sent: ResourceSpans) -> Vec<SeenSpan> {
     let spans = sent.scope_spans.into_iter().flat_map(|scope| scope.spans);
     let seen = spans.map(|span| SeenSpan {
         service: service.clone(),
+        text: format!("{span:?}"),
         name: span.name,
         trace: hex(&span.trace_id),
         id: hex(&span.span_id),
