@@ -1,6 +1,6 @@
 //! Dry runs: a version planned with given values, for whoever asks.
 
-use berth_domain::id::{FileId, JobId, OrganizationId, UserId, VersionId};
+use berth_domain::id::{JobId, OrganizationId, UserId, VersionId};
 use berth_domain::state::{JobClass, ProvisionerType};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -85,19 +85,4 @@ pub async fn find_initiator(
     .fetch_optional(db)
     .await?;
     Ok(id.map(UserId))
-}
-
-/// The modules that the version's import kept.
-#[tracing::instrument(name = "db.dry_run.find_modules", level = "debug", skip_all, fields(version.id = %version), err)]
-pub async fn find_modules(
-    db: impl Executor<'_>,
-    version: VersionId,
-) -> Result<Option<FileId>, DbError> {
-    let id = sqlx::query_scalar!(
-        "select modules_file_id from template_versions where id = $1",
-        version.0
-    )
-    .fetch_optional(db)
-    .await?;
-    Ok(id.flatten().map(FileId))
 }

@@ -2,10 +2,12 @@
 //! every statement that changes one says so in its condition.
 
 mod acquire;
+mod end;
 mod input;
 mod reap;
 
 pub use acquire::{AGEING_SECONDS, Filter, Held, Taken, acquire, release};
+pub use end::{Ended, EndedBuild, Success, mark_succeeded};
 pub use input::{
     BuildInput, BuildOwner, RunningAgent, find_build_input, list_running_agents, put_owner_key,
 };

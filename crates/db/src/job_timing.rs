@@ -2,12 +2,15 @@
 
 use berth_domain::id::JobId;
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use crate::{DbError, Executor, at};
 
 /// One action.
 #[derive(Debug, Clone)]
 pub struct Timing {
+    /// Of which job.
+    pub job_id: JobId,
     /// When it began.
     pub started_at: Timestamp,
     /// When it ended.
@@ -22,9 +25,10 @@ pub struct Timing {
     pub resource: String,
 }
 
-/// Stores the timings of a job.
-#[tracing::instrument(name = "db.job_timing.insert", level = "debug", skip_all, fields(job.id = %job, timings = timings.len()), err)]
-pub async fn insert(db: impl Executor<'_>, job: JobId, timings: &[Timing]) -> Result<(), DbError> {
+/// Stores timings of jobs.
+#[tracing::instrument(name = "db.job_timing.insert", level = "debug", skip_all, fields(timings = timings.len()), err)]
+pub async fn insert(db: impl Executor<'_>, timings: &[Timing]) -> Result<(), DbError> {
+    let jobs: Vec<Uuid> = timings.iter().map(|it| it.job_id.0).collect();
     let starts: Vec<_> = timings.iter().map(|it| at(it.started_at)).collect();
     let ends: Vec<_> = timings.iter().map(|it| at(it.ended_at)).collect();
     let stages: Vec<String> = timings.iter().map(|it| it.stage.to_owned()).collect();
@@ -36,10 +40,10 @@ pub async fn insert(db: impl Executor<'_>, job: JobId, timings: &[Timing]) -> Re
         insert into provisioner_job_timings (
             job_id, started_at, ended_at, stage, source, action, resource
         )
-        select $1, * from unnest(
-            $2::timestamptz[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[]
+        select * from unnest(
+            $1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[]
         )",
-        job.0,
+        &jobs,
         &starts,
         &ends,
         &stages,

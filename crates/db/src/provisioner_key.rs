@@ -136,6 +136,38 @@ pub async fn find(
     .transpose()
 }
 
+/// The keys with these ids, each with the hash of its secret, revoked or not.
+#[tracing::instrument(name = "db.provisioner_key.list_by_ids", level = "debug", skip_all, fields(keys = ids.len()), err)]
+pub async fn list_by_ids(
+    db: impl Executor<'_>,
+    ids: &[ProvisionerKeyId],
+) -> Result<Vec<(ProvisionerKey, Vec<u8>)>, DbError> {
+    let mut ids: Vec<Uuid> = ids.iter().map(|it| it.0).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let rows = sqlx::query!(
+        "
+        select id, organization_id, name, secret_hash, tags, created_at, revoked_at
+        from provisioner_keys where id = any($1)",
+        &ids
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let key = ProvisionerKey {
+                id: ProvisionerKeyId(row.id),
+                organization_id: OrganizationId(row.organization_id),
+                name: row.name,
+                tags: tags(row.tags)?,
+                created_at: row.created_at.to_jiff(),
+                revoked_at: maybe_time(row.revoked_at),
+            };
+            Ok((key, row.secret_hash))
+        })
+        .collect()
+}
+
 /// Ends a key by its name: nobody enters with it from this commit on. `None`: there is no such key.
 #[tracing::instrument(name = "db.provisioner_key.revoke", skip_all, err)]
 pub async fn revoke(

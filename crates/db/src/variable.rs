@@ -1,7 +1,8 @@
 //! Variables of template versions: what a version declares, and the values that people gave, sealed.
 
-use berth_domain::id::VersionId;
+use berth_domain::id::{FileId, VersionId};
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::{DbError, Executor, Stored};
 
@@ -117,6 +118,59 @@ pub async fn list_values(db: impl Executor<'_>, version: VersionId) -> Result<Ve
         sensitive: row.sensitive,
     });
     Ok(values.collect())
+}
+
+/// What imports and dry runs of a version are given.
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// The version.
+    pub version_id: VersionId,
+    /// The modules that its import kept.
+    pub modules_file_id: Option<FileId>,
+    /// Values that somebody gave its variables, as in [`list_values`].
+    pub values: Vec<Value>,
+}
+
+/// What imports and dry runs of these versions are given; a version that does not exist is left out.
+#[tracing::instrument(name = "db.variable.list_given", level = "debug", skip_all, fields(versions = versions.len()), err)]
+pub async fn list_given(
+    db: impl Executor<'_>,
+    versions: &[VersionId],
+) -> Result<Vec<Given>, DbError> {
+    let versions: Vec<Uuid> = versions.iter().map(|it| it.0).collect();
+    let rows = sqlx::query!(
+        r#"
+        select v.id, v.modules_file_id, t.name as "name?",
+               coalesce(t.sealed, convert_to(t.value, 'UTF8')) as value,
+               t.key_id as "key_id?", t.data_key as "data_key?",
+               coalesce(t.given_in, t.template_version_id) as given_in,
+               t.sensitive as "sensitive?"
+        from template_versions v
+        left join template_version_variables t
+            on t.template_version_id = v.id and t.origin <> 'default'
+        where v.id = any($1)
+        order by v.id, t.name"#,
+        &versions
+    )
+    .fetch_all(db)
+    .await?;
+    let mut found: Vec<Given> = Vec::new();
+    for row in rows {
+        let version_id = VersionId(row.id);
+        if found.last().is_none_or(|it| it.version_id != version_id) {
+            let modules_file_id = row.modules_file_id.map(FileId);
+            found.push(Given { version_id, modules_file_id, values: Vec::new() });
+        }
+        if let (Some(name), Some(value), Some(given_in), Some(sensitive)) =
+            (row.name, row.value, row.given_in, row.sensitive)
+            && let Some(version) = found.last_mut()
+        {
+            let value = Stored::new(value, row.key_id, row.data_key);
+            let given_in = VersionId(given_in);
+            version.values.push(Value { name, value, given_in, sensitive });
+        }
+    }
+    Ok(found)
 }
 
 /// The variables of a version, by name, with those values that may be shown.

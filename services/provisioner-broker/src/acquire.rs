@@ -6,7 +6,8 @@ use berth_backbone::{SecretError, user_secret_place};
 use berth_bus::trace;
 use berth_db::job::{self, BuildInput, Filter, Held, RunningAgent};
 use berth_db::user_secret::{self, SecretValue};
-use berth_db::{DbError, build, build_state, completion, daemon, dry_run, rehearsal, variable};
+use berth_db::variable::{Given, Value};
+use berth_db::{DbError, Pool, build, build_state, completion, daemon, rehearsal, variable};
 use berth_domain::id::{BuildId, DaemonId, LeaseToken, OrganizationId, PREBUILDS_USER, VersionId};
 use berth_domain::state::{BuildStage, JobErrorCode, JobKind, Transition};
 use berth_proto::v1;
@@ -17,6 +18,7 @@ use uuid::Uuid;
 use crate::broker::Broker;
 use crate::complete::{Report, end_in_failure};
 use crate::error::{self, of_db};
+use crate::gather::Gather;
 use crate::queue::{InHand, Queue};
 
 /// Longest a daemon may ask to wait, in seconds.
@@ -24,12 +26,18 @@ const WAIT_MAX: u32 = 60;
 /// How long the session lives that a build's owner is given, in seconds.
 const SESSION_SECONDS: i32 = 7 * 24 * 3600;
 
+/// Versions whose imports and dry runs start at the same time are read together.
+pub(crate) type Versions = Gather<VersionId, Result<Given, Status>>;
+
 /// Why a job could not be made ready for its daemon.
 #[derive(Debug, thiserror::Error)]
 enum InputError {
     /// The database.
     #[error("read the job's input")]
     Db(#[from] DbError),
+    /// What was read for several jobs at once; the log has the reason.
+    #[error("read the job's input")]
+    Unread(Status),
     /// The key that sealed the workspace's state, or the value of a template variable, is not configured
     /// here. Once it is, the job runs.
     #[error("open what the job needs")]
@@ -115,6 +123,7 @@ async fn start(broker: &Broker, in_hand: InHand) -> Result<Option<v1::Job>, Stat
             Ok(Some(job))
         }
         Err(InputError::Db(error)) => Err(of_db(error)),
+        Err(InputError::Unread(status)) => Err(status),
         Err(error @ InputError::Key(_)) => {
             let error = format!("{:#}", anyhow::Error::from(error));
             tracing::error!(job.id = %held.id, error, "job goes back to the queue");
@@ -155,17 +164,17 @@ async fn job_of(broker: &Broker, held: &Held) -> Result<v1::Job, InputError> {
         JobKind::WorkspaceBuild => fill_build(broker, held, &mut job).await?,
         JobKind::TemplateVersionImport => {
             let version: Uuid = input_id(held, "template_version_id")?;
-            job.variables = variables(broker, VersionId(version)).await?;
+            let version = of_version(broker, VersionId(version)).await?;
+            job.variables = variables(broker, version.values)?;
             let import = v1::TemplateImport { metadata: Some(v1::Metadata::default()) };
             job.input = Some(v1::job::Input::TemplateImport(import));
             record_wait(broker, held, ("", ""));
         }
         JobKind::TemplateVersionDryRun => {
             let version: Uuid = input_id(held, "template_version_id")?;
-            let version = VersionId(version);
-            job.variables = variables(broker, version).await?;
-            let modules = dry_run::find_modules(&broker.backbone.db, version).await?;
-            job.modules_file_id = modules.map(|it| it.to_string());
+            let version = of_version(broker, VersionId(version)).await?;
+            job.variables = variables(broker, version.values)?;
+            job.modules_file_id = version.modules_file_id.map(|it| it.to_string());
             let name = held.input.get("workspace_name").and_then(serde_json::Value::as_str);
             let metadata = v1::Metadata {
                 workspace_name: name.unwrap_or_default().to_owned(),
@@ -201,14 +210,31 @@ fn dry_run_parameters(input: &serde_json::Value) -> Vec<v1::ParameterValue> {
         .collect()
 }
 
-/// The values that people gave the variables of a version. A job that needs one of another key waits
-/// for that key; one whose value is damaged fails.
-async fn variables(
-    broker: &Broker,
-    version: VersionId,
-) -> Result<Vec<v1::VariableValue>, InputError> {
-    let rows = variable::list_values(&broker.backbone.db, version).await?;
-    let open = |it: variable::Value| {
+/// What a version gives its imports and dry runs: asked for all at once that start at this moment.
+async fn of_version(broker: &Broker, version: VersionId) -> Result<Given, InputError> {
+    let db = broker.backbone.db.clone();
+    let found = broker.versions.ask(version, move |ids| read_versions(db.clone(), ids)).await;
+    found.and_then(|it| it).map_err(InputError::Unread)
+}
+
+async fn read_versions(db: Pool, ids: Vec<VersionId>) -> Vec<Result<Given, Status>> {
+    match variable::list_given(&db, &ids).await {
+        Ok(found) => {
+            let of = |id| found.iter().find(|it| it.version_id == id).cloned();
+            let none = |id| Given { version_id: id, modules_file_id: None, values: Vec::new() };
+            ids.into_iter().map(|id| Ok(of(id).unwrap_or_else(|| none(id)))).collect()
+        }
+        Err(error) => {
+            let status = of_db(error);
+            ids.iter().map(|_| Err(status.clone())).collect()
+        }
+    }
+}
+
+/// Opens the values that people gave variables. A job that needs one of another key waits for that
+/// key; one whose value is damaged fails.
+fn variables(broker: &Broker, rows: Vec<Value>) -> Result<Vec<v1::VariableValue>, InputError> {
+    let open = |it: Value| {
         let opened = broker.vault.open_variable(it.given_in, &it.name, it.value);
         let value = opened.map_err(|error| match error {
             SecretError::Key(_) => InputError::Key(error),
@@ -240,7 +266,7 @@ async fn fill_build(broker: &Broker, held: &Held, job: &mut v1::Job) -> Result<(
         if is_claim { job::list_running_agents(db, build.workspace_id).await? } else { Vec::new() };
     let token = session_token(broker, &build).await?;
     let secrets = user_secrets(broker, &build).await?;
-    job.variables = variables(broker, build.version_id).await?;
+    job.variables = variables(broker, variable::list_values(db, build.version_id).await?)?;
     job.modules_file_id = build.modules_file_id.map(|it| it.to_string());
     job.reuse_terraform_workspace = build.reuse_terraform_workspace;
     let is_prebuild = build.stage == BuildStage::Prebuild;
@@ -275,7 +301,7 @@ async fn fill_rehearsal(broker: &Broker, held: &Held, job: &mut v1::Job) -> Resu
     };
     let parameters = build::list_parameters(db, id).await?;
     let agents = job::list_running_agents(db, build.workspace_id).await?;
-    job.variables = variables(broker, build.version_id).await?;
+    job.variables = variables(broker, variable::list_values(db, build.version_id).await?)?;
     job.modules_file_id = build.modules_file_id.map(|it| it.to_string());
     record_wait(broker, held, (build.transition.as_str(), "rehearsal"));
     job.input = Some(v1::job::Input::Rehearsal(v1::Rehearsal {
@@ -364,7 +390,7 @@ async fn session_token(broker: &Broker, build: &BuildInput) -> Result<String, Db
         return Ok(String::new());
     }
     if build.transition != Transition::Start {
-        completion::revoke_keys(db, build.workspace_id).await?;
+        completion::revoke_keys(db, &[build.workspace_id]).await?;
         return Ok(String::new());
     }
     let ids = broker.backbone.ids;

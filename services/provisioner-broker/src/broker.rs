@@ -8,10 +8,21 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::acquire::Versions;
+use crate::auth::Keys;
+use crate::complete::Results;
 use crate::config::{Config, Limits};
+use crate::gather::Gather;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::registry::Registry;
+
+/// Most calls that one statement answers.
+const BATCH: usize = 256;
+/// Most results that are stored in one transaction.
+const RESULTS: usize = 32;
+/// Such transactions at once: while one commits another is written.
+const LANES: usize = 2;
 
 /// What all calls share. Cheap to clone.
 #[derive(Clone)]
@@ -26,6 +37,12 @@ pub(crate) struct Broker {
     /// Who waits for a job at this replica.
     pub(crate) queue: Arc<Queue>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Keys that are being looked up.
+    pub(crate) keys: Arc<Keys>,
+    /// Versions whose dry runs and imports are being started.
+    pub(crate) versions: Arc<Versions>,
+    /// Results that are being stored together.
+    pub(crate) results: Arc<Results>,
     pub(crate) uploads: Arc<Semaphore>,
     /// Cancelled when the process has to stop.
     pub(crate) stop: CancellationToken,
@@ -55,6 +72,9 @@ impl Broker {
             registry: Arc::default(),
             queue: Arc::default(),
             metrics: Arc::new(Metrics::register(metrics)?),
+            keys: Gather::new(BATCH, 1),
+            versions: Gather::new(BATCH, 1),
+            results: Gather::new(RESULTS, LANES),
             uploads: Arc::new(Semaphore::new(config.limits.uploads)),
             stop,
             errands: TaskTracker::new(),

@@ -4,6 +4,7 @@ mod build;
 mod collect;
 mod import;
 mod rehearsal;
+mod together;
 
 use berth_backbone::{Vault, Work};
 use berth_db::job::{self, Ending, Locked};
@@ -20,6 +21,9 @@ use crate::broker::Broker;
 use crate::effect;
 use crate::error::{self, SettleError, of_db, of_settle};
 use crate::update::storable;
+
+use together::Reported;
+pub(crate) use together::Results;
 
 /// Longest error text that is stored, in bytes.
 const ERROR_MAX: usize = 64 * 1024;
@@ -109,28 +113,43 @@ pub(crate) async fn check(work: &mut Work, report: &Report) -> Result<Checked, S
 pub(crate) async fn complete(
     broker: &Broker,
     organization: OrganizationId,
-    request: &v1::CompleteJobRequest,
+    request: v1::CompleteJobRequest,
+) -> Result<(), Status> {
+    let v1::CompleteJobRequest { job_id, lease_token, timings, result } = request;
+    let output = result.ok_or_else(|| Status::invalid_argument("the report has no result"))?;
+    let mut bytes = Vec::with_capacity(output.encoded_len());
+    output.encode(&mut bytes);
+    let parts: [&[u8]; 2] = [b"complete", &bytes];
+    let report = Report::new(organization, &job_id, &lease_token, &parts)?;
+    let bytes = bytes.len();
+    let (report, output, timings) = match Reported::read(broker, report, (output, timings), bytes) {
+        Ok(reported) => match together::store(broker, reported).await? {
+            None => return Ok(()),
+            Some(back) => (back.report, back.output, back.timings),
+        },
+        Err(back) => back,
+    };
+    complete_alone(broker, report, &output, &timings).await
+}
+
+/// Stores one result in a transaction of its own, or tells why not.
+async fn complete_alone(
+    broker: &Broker,
+    report: Report,
+    output: &v1::complete_job_request::Result,
+    timings: &[v1::Timing],
 ) -> Result<(), Status> {
     use v1::complete_job_request::Result as Output;
-    let output = request
-        .result
-        .as_ref()
-        .ok_or_else(|| Status::invalid_argument("the report has no result"))?;
     let state: Option<&[u8]> = match output {
         Output::WorkspaceBuild(it) => Some(&it.state),
         _ => None,
     };
-    let mut bytes = Vec::with_capacity(output.encoded_len());
-    output.encode(&mut bytes);
-    let parts: [&[u8]; 2] = [b"complete", &bytes];
-    let report = Report::new(organization, &request.job_id, &request.lease_token, &parts)?;
-
     let mut work = broker.backbone.begin().await.map_err(of_db)?;
     let job = match check(&mut work, &report).await? {
         Checked::Held(job) => job,
         Checked::Repeated => return Ok(()),
     };
-    let written = write((&broker.vault, &mut work), &job, &report, request, output).await;
+    let written = write((&broker.vault, &mut work), &job, &report, output, timings).await;
     let reason = match written {
         Ok(status) => {
             work.commit().await.map_err(of_db)?;
@@ -157,16 +176,16 @@ async fn write(
     (vault, work): (&Vault, &mut Work),
     job: &Locked,
     report: &Report,
-    request: &v1::CompleteJobRequest,
     output: &v1::complete_job_request::Result,
+    reported: &[v1::Timing],
 ) -> Result<JobStatus, Refusal> {
     use v1::complete_job_request::Result as Output;
     let ending = Ending { failure: None, digest: &report.digest, now: work.now() };
     let status = job::mark_completed(work.conn(), job.id, ending)
         .await?
         .expect("the row is locked and was checked not to have ended");
-    if !request.timings.is_empty() {
-        job_timing::insert(work.conn(), job.id, &timings(&request.timings)).await?;
+    if !reported.is_empty() {
+        job_timing::insert(work.conn(), &timings(job.id, reported)).await?;
     }
     match (job.kind, output) {
         (JobKind::WorkspaceBuild, Output::WorkspaceBuild(it)) => {
@@ -183,7 +202,8 @@ async fn write(
             return Err(Refusal::Template(format!("the result is not one of a {kind} job")));
         }
     }
-    effect::ended(work, &[job.id]).await?;
+    let building: &[JobId] = if job.kind == JobKind::WorkspaceBuild { &[job.id] } else { &[] };
+    effect::ended(work, &[job.id], building).await?;
     Ok(status)
 }
 
@@ -202,14 +222,14 @@ pub(crate) async fn fail(
     let (code_text, error) = (request.error_code.as_bytes(), request.error.as_bytes());
     let parts: [&[u8]; 4] = [b"fail", code_text, error, state.unwrap_or_default()];
     let report = Report::new(organization, &request.job_id, &request.lease_token, &parts)?;
-    let timings = timings(&request.timings);
+    let timings = timings(report.job, &request.timings);
     let mut work = broker.backbone.begin().await.map_err(of_db)?;
     let job = match check(&mut work, &report).await? {
         Checked::Held(job) => job,
         Checked::Repeated => return Ok(()),
     };
     if !timings.is_empty() {
-        job_timing::insert(work.conn(), job.id, &timings).await.map_err(of_db)?;
+        job_timing::insert(work.conn(), &timings).await.map_err(of_db)?;
     }
     let failure = (code, request.error.as_str());
     let status = write_failure((&broker.vault, &mut work), &job, &report, failure, state)
@@ -273,12 +293,13 @@ fn count(broker: &Broker, kind: JobKind, status: JobStatus) {
     broker.metrics.ended.with_label_values(&[kind.as_str(), status.as_str()]).inc();
 }
 
-fn timings(timings: &[v1::Timing]) -> Vec<job_timing::Timing> {
+fn timings(job_id: JobId, timings: &[v1::Timing]) -> Vec<job_timing::Timing> {
     let time = Timestamp::from_microsecond;
     timings
         .iter()
         .filter_map(|it| {
             Some(job_timing::Timing {
+                job_id,
                 started_at: time(it.started_at_us).ok()?,
                 ended_at: time(it.ended_at_us).ok()?,
                 stage: match v1::Step::try_from(it.stage).unwrap_or_default() {

@@ -47,7 +47,7 @@ pub(crate) async fn failed(work: &mut Work, jobs: &[JobId]) -> Result<(), Settle
     build_state::carry(work.conn(), jobs).await?;
     completion::carry_costs(work.conn(), jobs).await?;
     // Some of the jobs run no build, so they may be rehearsals that found nothing.
-    if ended(work, jobs).await? < jobs.len() {
+    if ended(work, jobs, jobs).await? < jobs.len() {
         let now = work.now();
         for preset in rehearsal::mark_ended(work.conn(), jobs, now).await? {
             work.emit(Wake::pool(preset));
@@ -56,13 +56,27 @@ pub(crate) async fn failed(work: &mut Work, jobs: &[JobId]) -> Result<(), Settle
     Ok(())
 }
 
-/// What follows when jobs end, however they do. Gives how many of them run builds.
-pub(crate) async fn ended(work: &mut Work, jobs: &[JobId]) -> Result<usize, SettleError> {
+/// What follows when jobs end, however they do. Builds are run by no others than `may_build`. Gives
+/// how many of them do.
+pub(crate) async fn ended(
+    work: &mut Work,
+    jobs: &[JobId],
+    may_build: &[JobId],
+) -> Result<usize, SettleError> {
     let now = work.now();
-    let builds = completion::mark_workspaces(work.conn(), jobs, now).await?;
+    let builds = if may_build.is_empty() {
+        Vec::new()
+    } else {
+        completion::mark_workspaces(work.conn(), may_build, now).await?
+    };
     if !builds.is_empty() {
-        completion::mark_pools(work.conn(), jobs, now).await?;
-        completion::mark_attempts(work.conn(), jobs).await?;
+        completion::mark_pools(work.conn(), may_build, now).await?;
+        completion::mark_attempts(work.conn(), may_build).await?;
+    }
+    let deleted: Vec<_> =
+        builds.iter().filter(|it| is_deletion(it)).map(|it| it.workspace_id).collect();
+    if !deleted.is_empty() {
+        completion::revoke_keys(work.conn(), &deleted).await?;
     }
     for facts in &builds {
         tell(work, facts);
@@ -76,10 +90,14 @@ pub(crate) async fn ended(work: &mut Work, jobs: &[JobId]) -> Result<usize, Sett
     Ok(builds.len())
 }
 
+/// Whether the workspace is gone now.
+fn is_deletion(facts: &Facts) -> bool {
+    facts.job_status == JobStatus::Succeeded && facts.transition == Transition::Delete
+}
+
 async fn follow_up(work: &mut Work, facts: &Facts) -> Result<(), SettleError> {
     let is_done = facts.job_status == JobStatus::Succeeded;
-    if is_done && facts.transition == Transition::Delete {
-        completion::revoke_keys(work.conn(), facts.workspace_id).await?;
+    if is_deletion(facts) {
         work.emit(Event::Workspace(WorkspaceChanged {
             organization_id: facts.organization_id,
             workspace_id: facts.workspace_id,

@@ -12,6 +12,7 @@ mod config;
 mod effect;
 mod error;
 mod file;
+mod gather;
 mod give_up;
 mod listen;
 mod metrics;

@@ -66,7 +66,7 @@ impl ProvisionerService for Service {
         request: Request<CompleteJobRequest>,
     ) -> Result<Response<CompleteJobResponse>, Status> {
         let organization = auth::organization(&self.0, request.metadata()).await?;
-        complete::complete(&self.0, organization, request.get_ref()).await?;
+        complete::complete(&self.0, organization, request.into_inner()).await?;
         Ok(Response::new(CompleteJobResponse {}))
     }
 

@@ -91,7 +91,7 @@ impl Stand {
             timings: Vec::new(),
             result: Some(v1::complete_job_request::Result::WorkspaceBuild(result)),
         };
-        complete::complete(&self.broker, OrganizationId(ORG), &request).await.unwrap();
+        complete::complete(&self.broker, OrganizationId(ORG), request).await.unwrap();
     }
 
     /// The daemons of all jobs are gone, and both brokers look at once.

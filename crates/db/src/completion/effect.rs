@@ -201,10 +201,11 @@ pub async fn count_replaced(db: impl Executor<'_>, preset: PresetId) -> Result<(
     Ok(())
 }
 
-/// Ends the sessions that were made for a workspace.
-#[tracing::instrument(name = "db.completion.revoke_keys", skip_all, fields(workspace.id = %workspace), err)]
-pub async fn revoke_keys(db: impl Executor<'_>, workspace: WorkspaceId) -> Result<(), DbError> {
-    sqlx::query!("delete from api_keys where workspace_id = $1", workspace.0).execute(db).await?;
+/// Ends the sessions that were made for workspaces.
+#[tracing::instrument(name = "db.completion.revoke_keys", skip_all, fields(workspaces = workspaces.len()), err)]
+pub async fn revoke_keys(db: impl Executor<'_>, workspaces: &[WorkspaceId]) -> Result<(), DbError> {
+    let ids: Vec<Uuid> = workspaces.iter().map(|it| it.0).collect();
+    sqlx::query!("delete from api_keys where workspace_id = any($1)", &ids).execute(db).await?;
     Ok(())
 }
 

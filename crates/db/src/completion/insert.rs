@@ -7,11 +7,13 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::{DbError, Executor, at};
+use crate::{DbError, Executor, Stored, at};
 
 /// A resource to be stored.
 #[derive(Debug, Clone, Serialize)]
 pub struct NewResource {
+    /// The job that reports it.
+    pub job_id: JobId,
     /// Its id.
     pub id: ResourceId,
     /// Its type.
@@ -35,6 +37,8 @@ pub struct NewResource {
 /// An agent to be stored.
 #[derive(Clone, Serialize)]
 pub struct NewAgent {
+    /// The job that reports it.
+    pub job_id: JobId,
     /// Its id.
     pub id: AgentId,
     /// Its id in the provisioner state.
@@ -147,7 +151,18 @@ pub struct NewApp {
     pub health: &'static str,
 }
 
-/// Whose agents are stored: none of a workspace for imports and dry runs.
+/// Where the rows of a job's report belong.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// The job.
+    pub job_id: JobId,
+    /// What its resources are there for.
+    pub transition: Transition,
+    /// Whose the agents are: nobody's for imports and dry runs.
+    pub owner: Option<Owner>,
+}
+
+/// Whose agents are stored.
 #[derive(Debug, Clone, Copy)]
 pub struct Owner {
     /// The workspace.
@@ -162,21 +177,64 @@ fn json<T: Serialize>(rows: &[T]) -> Result<Value, DbError> {
     serde_json::to_value(rows).map_err(|source| DbError::Json { what: "a report's rows", source })
 }
 
-/// Retires the agents of a workspace's builds other than `build`: their tokens are no credentials
-/// any more.
-#[tracing::instrument(name = "db.completion.retire_agents", skip_all, fields(workspace.id = %workspace), err)]
-pub async fn retire_agents(
+/// A build that its tool ended.
+#[derive(Debug, Clone)]
+pub struct Settled {
+    /// The build.
+    pub build_id: BuildId,
+    /// Its workspace.
+    pub workspace_id: WorkspaceId,
+    /// Credits a day that it costs from now on.
+    pub daily_cost: i32,
+    /// The state that it left.
+    pub state: Stored,
+}
+
+/// Stores of builds that ended what they left and what they cost, sets the deadlines of started
+/// workspaces that have a time to live, and retires the agents of the workspaces' other builds: their
+/// tokens are no credentials any more. Called before agents are inserted.
+#[tracing::instrument(name = "db.completion.settle", skip_all, fields(builds = builds.len()), err)]
+pub async fn settle(
     db: impl Executor<'_>,
-    workspace: WorkspaceId,
-    build: BuildId,
+    builds: &[Settled],
     now: Timestamp,
 ) -> Result<(), DbError> {
+    let ids: Vec<Uuid> = builds.iter().map(|it| it.build_id.0).collect();
+    let workspaces: Vec<Uuid> = builds.iter().map(|it| it.workspace_id.0).collect();
+    let costs: Vec<i32> = builds.iter().map(|it| it.daily_cost).collect();
+    let states: Vec<&[u8]> = builds.iter().map(|it| it.state.bytes.as_slice()).collect();
+    let keys: Vec<Option<&str>> = builds.iter().map(|it| it.state.key_id()).collect();
+    let data_keys: Vec<Option<&[u8]>> = builds.iter().map(|it| it.state.data_key()).collect();
     sqlx::query!(
         "
-        update workspace_agents set retired = true, updated_at = $3
-        where workspace_id = $1 and build_id <> $2 and not retired",
-        workspace.0,
-        build.0,
+        with build as materialized (
+            select * from unnest(
+                $1::uuid[], $2::uuid[], $3::int[], $4::bytea[], $5::text[], $6::bytea[]
+            ) as b (id, workspace_id, daily_cost, state, key_id, data_key)
+        ), stored as (
+            insert into workspace_build_states (build_id, state, key_id, data_key)
+            select id, state, key_id, data_key from build
+            on conflict (build_id) do update
+                set state = excluded.state, key_id = excluded.key_id, data_key = excluded.data_key
+        ), retired as (
+            update workspace_agents a set retired = true, updated_at = $7::timestamptz
+            from build n
+            where a.workspace_id = n.workspace_id and a.build_id <> n.id and not a.retired
+        )
+        update workspace_builds b
+        set daily_cost = n.daily_cost, updated_at = $7::timestamptz,
+            deadline = case
+                when b.transition = 'start' and w.pool_preset_id is null and w.ttl_ms > 0
+                then $7::timestamptz + w.ttl_ms * interval '1 millisecond'
+            end
+        from build n join workspaces w on w.id = n.workspace_id
+        where b.id = n.id",
+        &ids,
+        &workspaces,
+        &costs,
+        &states as &[&[u8]],
+        &keys as &[Option<&str>],
+        &data_keys as &[Option<&[u8]>],
         at(now)
     )
     .execute(db)
@@ -184,29 +242,31 @@ pub async fn retire_agents(
     Ok(())
 }
 
-/// Stores the resources of a job.
-#[tracing::instrument(name = "db.completion.insert_resources", skip_all, fields(job.id = %job, rows = rows.len()), err)]
+/// Stores resources of jobs.
+#[tracing::instrument(name = "db.completion.insert_resources", skip_all, fields(rows = rows.len()), err)]
 pub async fn insert_resources(
     db: impl Executor<'_>,
-    job: JobId,
-    transition: Transition,
-    rows: &[NewResource],
+    places: &[Place],
+    rows: &[&NewResource],
     now: Timestamp,
 ) -> Result<(), DbError> {
+    let jobs: Vec<Uuid> = places.iter().map(|it| it.job_id.0).collect();
+    let transitions: Vec<String> = places.iter().map(|it| it.transition.to_string()).collect();
     sqlx::query!(
         "
         insert into workspace_resources (
             id, job_id, transition, type, name, icon, hide, daily_cost, instance_type, module_path,
             metadata, created_at
         )
-        select r.id, $1, $2, r.type, r.name, r.icon, r.hide, r.daily_cost, r.instance_type,
+        select r.id, r.job_id, p.transition, r.type, r.name, r.icon, r.hide, r.daily_cost, r.instance_type,
                r.module_path, r.metadata, $4
         from jsonb_to_recordset($3) as r (
-            id uuid, type text, name text, icon text, hide boolean, daily_cost integer,
+            id uuid, job_id uuid, type text, name text, icon text, hide boolean, daily_cost integer,
             instance_type text, module_path text, metadata jsonb
-        )",
-        job.0,
-        transition.as_str(),
+        )
+        join unnest($1::uuid[], $2::text[]) as p (job_id, transition) on p.job_id = r.job_id",
+        &jobs,
+        &transitions,
         json(rows)?,
         at(now)
     )
@@ -221,10 +281,16 @@ pub async fn insert_resources(
 #[tracing::instrument(name = "db.completion.insert_agents", skip_all, fields(rows = rows.len()), err)]
 pub async fn insert_agents(
     db: impl Executor<'_>,
-    owner: Option<Owner>,
-    rows: &[NewAgent],
+    places: &[Place],
+    rows: &[&NewAgent],
     now: Timestamp,
 ) -> Result<(), DbError> {
+    let jobs: Vec<Uuid> = places.iter().map(|it| it.job_id.0).collect();
+    let workspaces: Vec<Option<Uuid>> =
+        places.iter().map(|it| Some(it.owner?.workspace_id.0)).collect();
+    let builds: Vec<Option<Uuid>> = places.iter().map(|it| Some(it.owner?.build_id.0)).collect();
+    let claims: Vec<bool> =
+        places.iter().map(|it| it.owner.is_some_and(|it| it.is_claim)).collect();
     sqlx::query!(
         "
         insert into workspace_agents (
@@ -235,7 +301,7 @@ pub async fn insert_agents(
             first_connected_at, last_connected_at, disconnected_at, started_at, ready_at, version,
             api_version, subsystems, expanded_directory
         )
-        select r.id, r.state_id, r.resource_id, $2, $3, r.name,
+        select r.id, r.state_id, r.resource_id, p.workspace_id, p.build_id, r.name,
                coalesce(o.auth_token, r.auth_token), r.auth_instance_id, r.architecture,
                r.operating_system, r.directory, r.environment_variables, r.motd_file,
                r.troubleshooting_url, r.connection_timeout_seconds, r.startup_script_behavior, r.display_apps, r.display_order, r.api_key_scope,
@@ -244,25 +310,28 @@ pub async fn insert_agents(
                coalesce(o.version, ''), coalesce(o.api_version, ''), coalesce(o.subsystems, '{}'),
                coalesce(o.expanded_directory, '')
         from jsonb_to_recordset($1) as r (
-            id uuid, state_id text, resource_id uuid, name text, auth_token uuid,
+            id uuid, job_id uuid, state_id text, resource_id uuid, name text, auth_token uuid,
             auth_instance_id text, architecture text, operating_system text, directory text,
             environment_variables jsonb, motd_file text, troubleshooting_url text,
             connection_timeout_seconds integer, startup_script_behavior text, display_apps text[],
             display_order integer, api_key_scope text, metadata jsonb
         )
+        join unnest($2::uuid[], $3::uuid[], $4::uuid[], $6::boolean[])
+            as p (job_id, workspace_id, build_id, is_claim) on p.job_id = r.job_id
         left join lateral (
             select a.* from workspace_builds b
             join workspace_agents a on a.build_id = b.id
-            where $4 and b.workspace_id = $2 and a.parent_id is null
+            where p.is_claim and b.workspace_id = p.workspace_id and a.parent_id is null
               and (a.auth_token = r.auth_token
                    or (a.auth_instance_id = r.auth_instance_id and lower(a.name) = lower(r.name)))
             order by a.created_at desc limit 1
         ) o on true",
         json(rows)?,
-        owner.map(|it| it.workspace_id.0),
-        owner.map(|it| it.build_id.0),
-        owner.is_some_and(|it| it.is_claim),
-        at(now)
+        &jobs,
+        &workspaces as &[Option<Uuid>],
+        &builds as &[Option<Uuid>],
+        at(now),
+        &claims
     )
     .execute(db)
     .await?;
@@ -273,7 +342,7 @@ pub async fn insert_agents(
 #[tracing::instrument(name = "db.completion.insert_scripts", skip_all, fields(rows = rows.len()), err)]
 pub async fn insert_scripts(
     db: impl Executor<'_>,
-    rows: &[NewScript],
+    rows: &[&NewScript],
     now: Timestamp,
 ) -> Result<(), DbError> {
     sqlx::query!(
@@ -307,7 +376,7 @@ pub async fn insert_scripts(
 #[tracing::instrument(name = "db.completion.insert_apps", skip_all, fields(rows = rows.len()), err)]
 pub async fn insert_apps(
     db: impl Executor<'_>,
-    rows: &[NewApp],
+    rows: &[&NewApp],
     now: Timestamp,
 ) -> Result<(), DbError> {
     sqlx::query!(

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use berth_backbone::Ids;
 use berth_db::completion::{NewAgent, NewApp, NewResource, NewScript};
 use berth_domain::env::{self, EnvVar, MergeStrategy};
-use berth_domain::id::{AgentId, AppId, ResourceId, ScriptId};
+use berth_domain::id::{AgentId, AppId, JobId, ResourceId, ScriptId};
 use berth_proto::v1;
 use serde_json::json;
 use uuid::Uuid;
@@ -26,13 +26,17 @@ pub(super) struct Collected {
 }
 
 /// Makes rows. The error is for the template's author: what is wrong with which agent or app.
-pub(super) fn collect(ids: Ids, resources: &[v1::Resource]) -> Result<Collected, String> {
+pub(super) fn collect(
+    ids: Ids,
+    job: JobId,
+    resources: &[v1::Resource],
+) -> Result<Collected, String> {
     let mut found = Collected::default();
     let (mut names, mut slugs) = (BTreeSet::new(), BTreeSet::new());
     for resource in resources {
         let id = ResourceId(ids.next());
         found.daily_cost = found.daily_cost.saturating_add(resource.daily_cost.max(0));
-        found.resources.push(row(id, resource));
+        found.resources.push(row(id, job, resource));
         for agent in &resource.agents {
             check_name("agent name", &agent.name)?;
             if !names.insert(agent.name.to_lowercase()) {
@@ -51,7 +55,7 @@ pub(super) fn collect(ids: Ids, resources: &[v1::Resource]) -> Result<Collected,
                     ));
                 }
             }
-            add_agent(ids, id, agent, &mut found)?;
+            add_agent(ids, (job, id), agent, &mut found)?;
         }
     }
     Ok(found)
@@ -70,13 +74,14 @@ fn check_name(what: &str, name: &str) -> Result<(), String> {
     ))
 }
 
-fn row(id: ResourceId, it: &v1::Resource) -> NewResource {
+fn row(id: ResourceId, job_id: JobId, it: &v1::Resource) -> NewResource {
     let metadata = it.metadata.iter().map(|it| {
         json!({
             "key": it.key, "value": it.value, "sensitive": it.sensitive, "is_null": it.is_null,
         })
     });
     NewResource {
+        job_id,
         id,
         r#type: storable(it.r#type.clone()),
         name: storable(it.name.clone()),
@@ -91,7 +96,7 @@ fn row(id: ResourceId, it: &v1::Resource) -> NewResource {
 
 fn add_agent(
     ids: Ids,
-    resource_id: ResourceId,
+    (job_id, resource_id): (JobId, ResourceId),
     it: &v1::Agent,
     found: &mut Collected,
 ) -> Result<(), String> {
@@ -105,6 +110,7 @@ fn add_agent(
         })
     });
     found.agents.push(NewAgent {
+        job_id,
         id,
         state_id: it.id.clone(),
         resource_id,
@@ -226,6 +232,8 @@ fn place(order: impl TryInto<i32>) -> i32 {
 mod tests {
     use super::*;
 
+    const JOB: JobId = JobId(Uuid::nil());
+
     fn agent(name: &str) -> v1::Agent {
         v1::Agent { name: name.to_owned(), ..v1::Agent::default() }
     }
@@ -235,7 +243,7 @@ mod tests {
     }
 
     fn error(agents: Vec<v1::Agent>) -> String {
-        collect(Ids, &with(agents)).err().expect("refused")
+        collect(Ids, JOB, &with(agents)).err().expect("refused")
     }
 
     #[test]
@@ -246,7 +254,7 @@ mod tests {
     #[test]
     fn a_name_is_letters_digits_and_single_hyphens() {
         for name in ["a", "Main-2", "0"] {
-            assert!(collect(Ids, &with(vec![agent(name)])).is_ok(), "{name}");
+            assert!(collect(Ids, JOB, &with(vec![agent(name)])).is_ok(), "{name}");
         }
         for name in ["", "-a", "a-", "a--b", "a_b", "ä"] {
             assert!(error(vec![agent(name)]).contains("agent name"), "{name}");
@@ -265,7 +273,7 @@ mod tests {
         main.env.insert("OWN".into(), "1".into());
         main.extra_envs =
             vec![var("PATH", "/a", ""), var("PATH", "/b", "append"), var("OWN", "2", "")];
-        let found = collect(Ids, &with(vec![main])).unwrap();
+        let found = collect(Ids, JOB, &with(vec![main])).unwrap();
         let env = &found.agents[0].environment_variables;
         assert_eq!(*env, json!({"OWN": "1", "PATH": "/a:/b"}));
         assert_eq!(found.daily_cost, 3);
@@ -275,7 +283,8 @@ mod tests {
     fn an_agent_that_shows_its_instance_has_a_token_of_its_own_and_the_instances_id() {
         let on = |instance: &str| {
             let auth = Some(v1::agent::Auth::InstanceId(instance.to_owned()));
-            let found = collect(Ids, &with(vec![v1::Agent { auth, ..agent("main") }])).unwrap();
+            let found =
+                collect(Ids, JOB, &with(vec![v1::Agent { auth, ..agent("main") }])).unwrap();
             (found.agents[0].auth_token, found.agents[0].auth_instance_id.clone())
         };
         let (first, second) = (on("i-1"), on("i-1"));
@@ -294,7 +303,7 @@ mod tests {
         };
         let mut main = agent("main");
         main.extra_envs = vec![var("coder_env.b", "error"), var("module.m.coder_env.a", "")];
-        assert!(collect(Ids, &with(vec![main.clone()])).is_ok(), "the later one replaces");
+        assert!(collect(Ids, JOB, &with(vec![main.clone()])).is_ok(), "the later one replaces");
         main.extra_envs = vec![var("coder_env.b", ""), var("module.m.coder_env.a", "error")];
         let error = error(vec![main]);
         assert!(error.contains("coder_env.b") && error.contains("module.m.coder_env.a"), "{error}");

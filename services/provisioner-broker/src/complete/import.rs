@@ -1,16 +1,16 @@
 //! The result of an import or a dry run.
 
 use berth_backbone::Work;
+use berth_db::completion::Place;
 use berth_db::job::Locked;
-use berth_db::{completion, import, job_log, variable};
+use berth_db::{import, job_log, variable};
 use berth_domain::id::{PresetId, VersionId};
 use berth_domain::parameter::{Parameter, ParameterOption, Validation, check_definitions};
 use berth_domain::preset::{self, Prebuilds, Preset, PresetSchedule, PresetSpec};
 use berth_domain::state::{LogLevel, Transition};
 use berth_proto::v1;
 
-use super::build::insert_agents;
-use super::{Refusal, collect};
+use super::{Refusal, build, collect};
 
 /// Stores what an import found, once it was checked.
 pub(super) async fn store(
@@ -68,13 +68,9 @@ async fn store_resources(
     transition: Transition,
     resources: &[v1::Resource],
 ) -> Result<(), Refusal> {
-    let found = collect::collect(work.ids(), resources).map_err(Refusal::Template)?;
-    let now = work.now();
-    if !found.resources.is_empty() {
-        completion::insert_resources(work.conn(), job.id, transition, &found.resources, now)
-            .await?;
-    }
-    Ok(insert_agents(work, None, &found).await?)
+    let found = collect::collect(work.ids(), job.id, resources).map_err(Refusal::Template)?;
+    let place = Place { job_id: job.id, transition, owner: None };
+    Ok(build::insert(work, &[place], &[&found]).await?)
 }
 
 fn version_id(job: &Locked) -> Result<VersionId, Refusal> {

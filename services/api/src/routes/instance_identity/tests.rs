@@ -256,8 +256,13 @@ async fn agents_of_agents_of_earlier_builds_and_of_deleted_workspaces_are_never_
 
     // The next build is done: what it did not bring again is no agent any more.
     let mut work = stand.api.app.begin().await.unwrap();
-    let (workspace, build) = (berth_domain::id::WorkspaceId(MAIN), berth_domain::id::BuildId(IT));
-    berth_db::completion::retire_agents(work.conn(), workspace, build, now()).await.unwrap();
+    let settled = berth_db::completion::Settled {
+        build_id: berth_domain::id::BuildId(IT),
+        workspace_id: berth_domain::id::WorkspaceId(MAIN),
+        daily_cost: 0,
+        state: berth_db::Stored { bytes: Vec::new(), seal: None },
+    };
+    berth_db::completion::settle(work.conn(), &[settled], now()).await.unwrap();
     work.commit().await.unwrap();
     says(stand.aws("i-two", Some("main")).await, 404, &["No agent"]);
     stand.sql(&format!("update workspaces set deleted = true where id = '{OTHER}'")).await;

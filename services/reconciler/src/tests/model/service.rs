@@ -5,10 +5,10 @@ use berth_backbone::{Backbone, Work};
 use berth_db::build::read::Canceled;
 use berth_db::build::{self, NewBuild};
 use berth_db::claim::{self, Claim, Taken, Wanted};
-use berth_db::completion::{self, Facts, NewAgent, NewResource, Owner};
+use berth_db::completion::{self, Facts, NewAgent, NewResource, Owner, Place, Settled};
 use berth_db::job::{self, Ending, Filter};
 use berth_db::workspace::NewWorkspace;
-use berth_db::{agent, audit, build_state};
+use berth_db::{Stored, agent, audit, build_state};
 use berth_domain::id::{
     AgentId, BuildId, DaemonId, JobId, LeaseToken, PresetId, ResourceId, TemplateId, VersionId,
     WorkspaceId,
@@ -140,8 +140,13 @@ pub(super) async fn complete(backbone: &Backbone, held: Holding, agents: usize) 
     if job::mark_completed(work.conn(), held.job, ending).await.unwrap().is_none() {
         return;
     }
-    completion::set_cost(work.conn(), held.build, 0, now).await.unwrap();
-    completion::retire_agents(work.conn(), held.workspace, held.build, now).await.unwrap();
+    let settled = Settled {
+        build_id: held.build,
+        workspace_id: held.workspace,
+        daily_cost: 0,
+        state: Stored { bytes: Vec::new(), seal: None },
+    };
+    completion::settle(work.conn(), &[settled], now).await.unwrap();
     if held.transition == Transition::Start && agents > 0 {
         insert_agents(&mut work, held, agents).await;
     }
@@ -153,6 +158,7 @@ async fn insert_agents(work: &mut Work, held: Holding, agents: usize) {
     let now = work.now();
     let resource = ResourceId(work.id());
     let resources = [NewResource {
+        job_id: held.job,
         id: resource,
         r#type: "container".to_owned(),
         name: "main".to_owned(),
@@ -165,6 +171,7 @@ async fn insert_agents(work: &mut Work, held: Holding, agents: usize) {
     }];
     let rows: Vec<NewAgent> = (0..agents)
         .map(|n| NewAgent {
+            job_id: held.job,
             id: AgentId(work.id()),
             state_id: n.to_string(),
             resource_id: resource,
@@ -188,10 +195,10 @@ async fn insert_agents(work: &mut Work, held: Holding, agents: usize) {
         .collect();
     let owner =
         Owner { workspace_id: held.workspace, build_id: held.build, is_claim: held.is_claim };
-    completion::insert_resources(work.conn(), held.job, held.transition, &resources, now)
-        .await
-        .unwrap();
-    completion::insert_agents(work.conn(), Some(owner), &rows, now).await.unwrap();
+    let place = Place { job_id: held.job, transition: held.transition, owner: Some(owner) };
+    let (resources, rows): (Vec<_>, Vec<_>) = (resources.iter().collect(), rows.iter().collect());
+    completion::insert_resources(work.conn(), &[place], &resources, now).await.unwrap();
+    completion::insert_agents(work.conn(), &[place], &rows, now).await.unwrap();
 }
 
 /// The daemon reports that its build failed.
