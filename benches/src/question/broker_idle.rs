@@ -46,7 +46,7 @@ pub(super) async fn answer(stage: &mut Stage, report: &mut Report) -> anyhow::Re
         let acquires: u64 = tally
             .statements()
             .iter()
-            .filter(|(_, sql, _)| sql.trim_start().starts_with("with recursive kind"))
+            .filter(|(_, sql, _)| sql.trim_start().starts_with("with recursive asked"))
             .map(|(_, _, cost)| cost.statements)
             .sum();
         let per_minute = |it: u64| mean_count(it * 60, seconds);

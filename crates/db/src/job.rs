@@ -6,7 +6,7 @@ mod end;
 mod input;
 mod reap;
 
-pub use acquire::{AGEING_SECONDS, Filter, Held, Taken, acquire, release};
+pub use acquire::{AGEING_SECONDS, Filter, HOLDERS_MAX, Held, Taken, acquire, release};
 pub use end::{Ended, EndedBuild, Success, mark_succeeded};
 pub use input::{
     BuildInput, BuildOwner, RunningAgent, find_build_input, list_running_agents, put_owner_key,

@@ -152,12 +152,15 @@ impl From<sqlx::Error> for DbError {
 }
 
 /// Opens a pool of at most `max` connections. Sessions give up on a statement after 30 s and on an
-/// idle transaction after 5 s, so that no forgotten lock outlives its owner.
+/// idle transaction after 5 s, so that no forgotten lock outlives its owner; they compile no plans.
 pub fn connect(url: &str, max: u32, application: &str) -> Result<Pool, DbError> {
-    let options: PgConnectOptions = url
-        .parse::<PgConnectOptions>()?
-        .application_name(application)
-        .options([("statement_timeout", "30s"), ("idle_in_transaction_session_timeout", "5s")]);
+    let options: PgConnectOptions =
+        url.parse::<PgConnectOptions>()?.application_name(application).options([
+            ("statement_timeout", "30s"),
+            ("idle_in_transaction_session_timeout", "5s"),
+            // No statement runs for so long that compiling it pays, but estimates may say so.
+            ("jit", "off"),
+        ]);
     let pool = PgPoolOptions::new()
         .max_connections(max)
         .acquire_timeout(Duration::from_secs(5))

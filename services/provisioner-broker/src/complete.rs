@@ -22,8 +22,8 @@ use crate::effect;
 use crate::error::{self, SettleError, of_db, of_settle};
 use crate::update::storable;
 
-use together::Reported;
 pub(crate) use together::Results;
+use together::{Reported, Whole};
 
 /// Longest error text that is stored, in bytes.
 const ERROR_MAX: usize = 64 * 1024;
@@ -121,21 +121,22 @@ pub(crate) async fn complete(
     output.encode(&mut bytes);
     let parts: [&[u8]; 2] = [b"complete", &bytes];
     let report = Report::new(organization, &job_id, &lease_token, &parts)?;
-    let bytes = bytes.len();
-    let (report, output, timings) = match Reported::read(broker, report, (output, timings), bytes) {
+    let whole = Box::new(Whole { report, output, timings, bytes: bytes.len() });
+    drop(bytes);
+    let alone = match Reported::read(broker, whole) {
         Ok(reported) => match together::store(broker, reported).await? {
             None => return Ok(()),
-            Some(back) => (back.report, back.output, back.timings),
+            Some(back) => back.result,
         },
-        Err(back) => back,
+        Err(whole) => whole,
     };
-    complete_alone(broker, report, &output, &timings).await
+    complete_alone(broker, &alone.report, &alone.output, &alone.timings).await
 }
 
 /// Stores one result in a transaction of its own, or tells why not.
 async fn complete_alone(
     broker: &Broker,
-    report: Report,
+    report: &Report,
     output: &v1::complete_job_request::Result,
     timings: &[v1::Timing],
 ) -> Result<(), Status> {
@@ -145,11 +146,11 @@ async fn complete_alone(
         _ => None,
     };
     let mut work = broker.backbone.begin().await.map_err(of_db)?;
-    let job = match check(&mut work, &report).await? {
+    let job = match check(&mut work, report).await? {
         Checked::Held(job) => job,
         Checked::Repeated => return Ok(()),
     };
-    let written = write((&broker.vault, &mut work), &job, &report, output, timings).await;
+    let written = write((&broker.vault, &mut work), &job, report, output, timings).await;
     let reason = match written {
         Ok(status) => {
             work.commit().await.map_err(of_db)?;
@@ -169,7 +170,7 @@ async fn complete_alone(
     };
     drop(work);
     // What the tool made exists, whatever became of the rest of the report.
-    end_in_failure(broker, &report, (reason.0, &reason.1), state).await
+    end_in_failure(broker, report, (reason.0, &reason.1), state).await
 }
 
 async fn write(

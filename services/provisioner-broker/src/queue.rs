@@ -18,8 +18,6 @@ use crate::broker::Broker;
 use crate::effect;
 use crate::error::SettleError;
 
-/// Most jobs that one statement takes.
-const BATCH: usize = 256;
 /// Longest pause before jobs are asked for again that others were taking.
 const CONTENDED: Duration = Duration::from_millis(4);
 
@@ -142,7 +140,7 @@ impl Group {
         waiting.waiters.retain(|it| !it.hand.is_closed());
         let present = waiting.waiters.iter().map(|it| (it.daemon, it.lease));
         let heard = present.filter(|(daemon, _)| !broker.registry.is_silent(*daemon));
-        let askers: Vec<_> = heard.take(waiting.expected.min(BATCH)).collect();
+        let askers: Vec<_> = heard.take(waiting.expected.min(job::HOLDERS_MAX)).collect();
         if !askers.is_empty() {
             waiting.expected = 0;
         }

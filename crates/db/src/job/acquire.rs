@@ -10,6 +10,10 @@ use crate::{DbError, Executor};
 /// A job that waits longer than this moves up one class, in seconds.
 pub const AGEING_SECONDS: f64 = 15.0 * 60.0;
 
+/// Most jobs that one statement takes. The statement has this bound, plus one, as a number: its plan
+/// must not depend on how many jobs wait.
+pub const HOLDERS_MAX: usize = 256;
+
 /// Which jobs a daemon can run.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Filter {
@@ -63,8 +67,9 @@ pub struct Taken {
 /// taken counting as one more; then the oldest. Rows that another replica is taking are skipped, never
 /// waited for. The lease begins at Postgres' `now()`.
 ///
-/// One statement. It reads the first jobs of each kind that waits (organization, tool, tags, class)
-/// off the index of what is pending; what was done before is not touched.
+/// At most [`HOLDERS_MAX`] holders. One statement. It reads the first jobs of each kind that waits
+/// (organization, tool, tags, class) off the index of what is pending; what was done before is not
+/// touched.
 #[tracing::instrument(name = "db.job.acquire", level = "debug", skip_all, fields(holders = holders.len()), err)]
 #[expect(clippy::too_many_lines, reason = "one statement and its row")]
 pub async fn acquire(
@@ -78,11 +83,16 @@ pub async fn acquire(
     let leases: Vec<Uuid> = holders.iter().map(|(_, lease)| lease.0).collect();
     let rows = sqlx::query!(
         r#"
-        with recursive kind as (
+        with recursive asked as materialized (
+            -- Out of the planner's sight: it takes the plan that fits any number, and keeps it.
+            select $1::uuid[] as organizations, $2::text[] as provisioners, $3::jsonb as tags,
+                   cardinality($4::uuid[]) as holders
+        ), kind as (
             -- A loose scan: one probe per kind of job that waits, however many wait.
             select o.organization_id, p.provisioner, k.tag_set_id, k.class
-            from unnest($1::uuid[]) o (organization_id)
-            cross join unnest($2::text[]) p (provisioner)
+            from asked a
+            cross join unnest(a.organizations) o (organization_id)
+            cross join unnest(a.provisioners) p (provisioner)
             cross join lateral (
                 select j.tag_set_id, j.class from provisioner_jobs j
                 where j.organization_id = o.organization_id and j.provisioner = p.provisioner
@@ -102,13 +112,13 @@ pub async fn acquire(
             ) k
         ), fitting as materialized (
             select k.*
-            from kind k join provisioner_tag_sets t on t.id = k.tag_set_id
-            where t.tags <@ $3::jsonb
-              and (t.tags <> '{"scope": "organization", "owner": ""}'::jsonb or t.tags = $3::jsonb)
+            from kind k join provisioner_tag_sets t on t.id = k.tag_set_id cross join asked a
+            where t.tags <@ a.tags
+              and (t.tags <> '{"scope": "organization", "owner": ""}'::jsonb or t.tags = a.tags)
         ), running as materialized (
             -- Up to a thousand each: past it nobody's turn changes. One organization has no turns.
             select o.organization_id, r.jobs
-            from unnest($1::uuid[]) o (organization_id)
+            from asked a cross join unnest(a.organizations) o (organization_id)
             cross join lateral (
                 select count(*) as jobs
                 from (
@@ -118,7 +128,7 @@ pub async fn acquire(
                     limit 1000
                 ) first
             ) r
-            where cardinality($1::uuid[]) > 1
+            where cardinality(a.organizations) > 1
               and o.organization_id in (select organization_id from fitting)
         ), head as (
             select f.organization_id, f.provisioner, f.tag_set_id, f.class, h.created_at, h.id,
@@ -126,12 +136,16 @@ pub async fn acquire(
                    - (h.created_at < now() - $7::double precision * interval '1 second')::int
                        as counts_as
             from fitting f cross join lateral (
-                select j.created_at, j.id from provisioner_jobs j
-                where j.organization_id = f.organization_id and j.provisioner = f.provisioner
-                  and j.tag_set_id = f.tag_set_id and j.class = f.class
-                  and j.started_at is null and j.canceled_at is null and j.completed_at is null
-                order by j.created_at, j.id
-                limit cardinality($4::uuid[]) + 1
+                select j.created_at, j.id
+                from (
+                    select j.created_at, j.id from provisioner_jobs j
+                    where j.organization_id = f.organization_id and j.provisioner = f.provisioner
+                      and j.tag_set_id = f.tag_set_id and j.class = f.class
+                      and j.started_at is null and j.canceled_at is null and j.completed_at is null
+                    order by j.created_at, j.id
+                    limit (select holders + 1 from asked)
+                ) j
+                limit 257
             ) h
         ), ranked as (
             select h.*,
@@ -143,23 +157,27 @@ pub async fn acquire(
             select r.*, row_number() over (order by counts_as, turn, created_at, id) as place
             from ranked r
             order by counts_as, turn, created_at, id
-            limit cardinality($4::uuid[]) + 1
+            limit (select holders + 1 from asked)
         ), quota as materialized (
             select organization_id, provisioner, tag_set_id, class, count(*) as jobs
             from planned
-            where place <= cardinality($4::uuid[])
+            where place <= (select holders from asked)
             group by organization_id, provisioner, tag_set_id, class
         ), picked as materialized (
             -- Of each kind as many as planned, and the next ones in place of those that are locked.
             select p.id
             from quota q cross join lateral (
-                select j.id from provisioner_jobs j
-                where j.organization_id = q.organization_id and j.provisioner = q.provisioner
-                  and j.tag_set_id = q.tag_set_id and j.class = q.class
-                  and j.started_at is null and j.canceled_at is null and j.completed_at is null
-                order by j.created_at, j.id
-                limit q.jobs
-                for update skip locked
+                select j.id
+                from (
+                    select j.id from provisioner_jobs j
+                    where j.organization_id = q.organization_id and j.provisioner = q.provisioner
+                      and j.tag_set_id = q.tag_set_id and j.class = q.class
+                      and j.started_at is null and j.canceled_at is null and j.completed_at is null
+                    order by j.created_at, j.id
+                    limit q.jobs
+                    for update skip locked
+                ) j
+                limit 257
             ) p
         ), numbered as (
             select p.id, row_number() over (order by l.place nulls last, p.id) as place
@@ -172,7 +190,8 @@ pub async fn acquire(
             from numbered n
             join unnest($4::uuid[], $5::uuid[]) with ordinality as h (worker, lease, place)
                 on h.place = n.place
-            where j.id = n.id
+            -- By their ids: a join alone may read all of history.
+            where j.id = any(array(select id from picked)) and n.id = j.id
             returning j.id, h.lease, h.worker, j.organization_id, j.kind, j.provisioner, j.file_id,
                       j.input, j.trace_metadata, n.place,
                       extract(epoch from now() - j.created_at)::double precision as waited

@@ -24,49 +24,51 @@ use crate::gather::Gather;
 const LARGEST: usize = 256 * 1024;
 
 /// Results that are being stored together. Who gets his own back has to go alone.
-pub(crate) type Results = Gather<Box<Reported>, Option<Box<Reported>>>;
+pub(crate) type Results = Gather<Reported, Option<Reported>>;
 
 /// A result, read but not stored.
 pub(crate) struct Reported {
-    pub(super) report: Report,
-    pub(super) output: Output,
-    pub(super) timings: Vec<v1::Timing>,
+    pub(super) result: Box<Whole>,
     kind: JobKind,
     found: Collected,
 }
 
+/// All of a result.
+pub(crate) struct Whole {
+    pub(super) report: Report,
+    pub(super) output: Output,
+    pub(super) timings: Vec<v1::Timing>,
+    /// How large it is.
+    pub(super) bytes: usize,
+}
+
 impl Reported {
     /// Reads a result. `Err`: it is none to be stored with others.
-    pub(super) fn read(
-        broker: &Broker,
-        report: Report,
-        (output, timings): (Output, Vec<v1::Timing>),
-        bytes: usize,
-    ) -> Result<Box<Self>, (Report, Output, Vec<v1::Timing>)> {
-        let (kind, resources) = match &output {
+    pub(super) fn read(broker: &Broker, result: Box<Whole>) -> Result<Self, Box<Whole>> {
+        let (kind, resources) = match &result.output {
             Output::WorkspaceBuild(it) if it.replacements.is_empty() => {
                 (JobKind::WorkspaceBuild, &it.resources)
             }
             Output::TemplateDryRun(it) => (JobKind::TemplateVersionDryRun, &it.resources),
-            _ => return Err((report, output, timings)),
+            _ => return Err(result),
         };
-        if bytes > LARGEST {
-            return Err((report, output, timings));
+        if result.bytes > LARGEST {
+            return Err(result);
         }
-        match collect::collect(broker.backbone.ids, report.job, resources) {
-            Ok(found) => Ok(Box::new(Self { report, output, timings, kind, found })),
+        match collect::collect(broker.backbone.ids, result.report.job, resources) {
+            Ok(found) => Ok(Self { result, kind, found }),
             // The template's doing: its job fails, alone.
-            Err(_) => Err((report, output, timings)),
+            Err(_) => Err(result),
         }
     }
 
     fn success(&self) -> Success<'_> {
         Success {
-            id: self.report.job,
-            organization_id: self.report.organization,
-            lease: self.report.lease,
+            id: self.result.report.job,
+            organization_id: self.result.report.organization,
+            lease: self.result.report.lease,
             kind: self.kind,
-            digest: &self.report.digest,
+            digest: &self.result.report.digest,
         }
     }
 }
@@ -75,21 +77,21 @@ impl Reported {
 /// be looked at alone.
 pub(super) async fn store(
     broker: &Broker,
-    reported: Box<Reported>,
-) -> Result<Option<Box<Reported>>, tonic::Status> {
+    reported: Reported,
+) -> Result<Option<Reported>, tonic::Status> {
     let shared = broker.clone();
     let answer = move |all| answer(shared.clone(), all);
     broker.results.ask(reported, answer).await
 }
 
-async fn answer(broker: Broker, all: Vec<Box<Reported>>) -> Vec<Option<Box<Reported>>> {
+async fn answer(broker: Broker, all: Vec<Reported>) -> Vec<Option<Reported>> {
     match store_all(&broker, &all).await {
         Ok(stored) => {
-            let is_stored = |it: &Reported| stored.contains(&it.report.job);
+            let is_stored = |it: &Reported| stored.contains(&it.result.report.job);
             // Of two reports on one job only the first was asked for.
             let mut told = BTreeSet::new();
             all.into_iter()
-                .map(|it| (!is_stored(&it) || !told.insert(it.report.job)).then_some(it))
+                .map(|it| (!is_stored(&it) || !told.insert(it.result.report.job)).then_some(it))
                 .collect()
         }
         Err(error) => {
@@ -102,10 +104,10 @@ async fn answer(broker: Broker, all: Vec<Box<Reported>>) -> Vec<Option<Box<Repor
 
 /// Gives the jobs whose results were stored.
 #[tracing::instrument(name = "job.end", level = "debug", skip_all, fields(results = all.len()))]
-async fn store_all(broker: &Broker, all: &[Box<Reported>]) -> Result<BTreeSet<JobId>, SettleError> {
+async fn store_all(broker: &Broker, all: &[Reported]) -> Result<BTreeSet<JobId>, SettleError> {
     let mut named = BTreeSet::new();
     let first: Vec<&Reported> =
-        all.iter().filter(|it| named.insert(it.report.job)).map(AsRef::as_ref).collect();
+        all.iter().filter(|it| named.insert(it.result.report.job)).collect();
     let successes: Vec<Success<'_>> = first.iter().map(|it| it.success()).collect();
     let mut work = broker.backbone.begin().await?;
     let now = work.now();
@@ -115,10 +117,10 @@ async fn store_all(broker: &Broker, all: &[Box<Reported>]) -> Result<BTreeSet<Jo
     }
     let pairs: Vec<(&Ended, &Reported)> = ended
         .iter()
-        .filter_map(|it| Some((it, *first.iter().find(|of| of.report.job == it.id)?)))
+        .filter_map(|it| Some((it, *first.iter().find(|of| of.result.report.job == it.id)?)))
         .collect();
     store_timings(&mut work, &pairs).await?;
-    let builds: Vec<Made<'_>> = pairs.iter().filter_map(|it| made(it)).collect();
+    let builds: Vec<Made<'_>> = pairs.iter().filter_map(made).collect();
     if !builds.is_empty() {
         build::store_made((&broker.vault, &mut work), &builds).await?;
     }
@@ -139,7 +141,7 @@ async fn store_all(broker: &Broker, all: &[Box<Reported>]) -> Result<BTreeSet<Jo
 }
 
 fn made<'a>((ended, reported): &(&Ended, &'a Reported)) -> Option<Made<'a>> {
-    let Output::WorkspaceBuild(result) = &reported.output else { return None };
+    let Output::WorkspaceBuild(result) = &reported.result.output else { return None };
     let (build, found) = (ended.build?, &reported.found);
     Some(Made { job: ended.id, build, state: &result.state, found })
 }
@@ -149,7 +151,8 @@ fn dry(job_id: JobId) -> Place {
 }
 
 async fn store_timings(work: &mut Work, pairs: &[(&Ended, &Reported)]) -> Result<(), SettleError> {
-    let all: Vec<_> = pairs.iter().flat_map(|(ended, it)| timings(ended.id, &it.timings)).collect();
+    let all: Vec<_> =
+        pairs.iter().flat_map(|(ended, it)| timings(ended.id, &it.result.timings)).collect();
     if !all.is_empty() {
         job_timing::insert(work.conn(), &all).await?;
     }

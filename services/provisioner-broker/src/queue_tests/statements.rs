@@ -44,7 +44,7 @@ impl Visit for Summary {
 
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "summary" {
-            self.0 = value.starts_with("with recursive kind");
+            self.0 = value.starts_with("with recursive asked");
             self.1 = value.starts_with("delete from outbox");
         }
     }
