@@ -61,6 +61,13 @@ pub(crate) struct Estate {
     name: String,
 }
 
+impl Estate {
+    /// The database's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 impl Stage {
     /// Starts the servers.
     pub(crate) async fn open(berth: PathBuf, quick: bool) -> anyhow::Result<Self> {

@@ -1,5 +1,7 @@
 //! How many jobs a second are taken and completed through gRPC while thousands wait.
 
+mod strain;
+
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -30,12 +32,13 @@ struct Ran {
 }
 
 impl Ran {
-    fn rate(self) -> Cell {
-        if self.seconds <= 0.0 {
-            return Cell::None;
-        }
+    fn per_second(self) -> Option<f64> {
         let jobs = u32::try_from(self.jobs).map_or(f64::INFINITY, f64::from);
-        Cell::Number(jobs / self.seconds, 0)
+        (self.seconds > 0.0).then_some(jobs / self.seconds)
+    }
+
+    fn rate(self) -> Cell {
+        self.per_second().map_or(Cell::None, |rate| Cell::Number(rate, 0))
     }
 
     fn add(&mut self, other: Self) {
@@ -78,6 +81,7 @@ pub(super) async fn answer(stage: &mut Stage, report: &mut Report) -> anyhow::Re
         check(&mut estate, report, waiting).await?;
     }
     report.table(table);
+    strain::measure(stage, &mut estate, &broker, report).await?;
     rate_of_builds(&mut estate, &broker, report).await?;
     broker.service.stop().await?;
     cost(stage, &mut estate, report).await?;

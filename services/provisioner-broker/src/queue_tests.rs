@@ -22,6 +22,7 @@ use uuid::Uuid;
 use crate::broker::Broker;
 use crate::config::{Config, Limits};
 
+mod cost;
 mod lost;
 mod model;
 mod quota;
