@@ -136,13 +136,18 @@ async fn rate_of_builds(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     estate.sql.run("delete from provisioner_jobs where status = 'pending'").await?;
-    let back =
-        "update provisioner_jobs set canceled_at = null where class = 4 and started_at is null";
+    // As if they were queued now: what waits for half an hour is cancelled.
+    let back = "update provisioner_jobs set canceled_at = null, updated_at = now()
+                where class = 4 and started_at is null";
     estate.sql.run(back).await?;
+    let waiting = "select count(*) from provisioner_jobs where class = 4 and status = 'pending'";
+    let waiting = estate.sql.count(waiting).await?;
     let ran = drain(broker, 32, Duration::from_mins(1)).await?;
     let left = "select count(*) from workspaces where pool_state = 'starting'";
     let left = estate.sql.count(left).await?;
     report.check(left == 0, || format!("{left} prebuilds were not built"));
+    let ended = ran.jobs;
+    report.check(ended == waiting, || format!("{ended} of {waiting} builds ended with a result"));
     let columns = ["daemons", "builds", "builds/s, with the last second of waiting"];
     let mut table = Table::new("First builds of prebuilds, without agents", &columns);
     table.row([32_u64.into(), ran.jobs.into(), ran.rate()]);
