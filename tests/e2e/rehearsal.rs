@@ -78,9 +78,26 @@ resource "coder_env" "own" {
   name     = "OWN"
   value    = "env"
 }
+resource "coder_env" "many" {
+  count          = 11
+  agent_id       = coder_agent.main.id
+  name           = "MANY"
+  value          = count.index
+  merge_strategy = "append"
+}
+resource "coder_agent" "side" {
+  os   = "linux"
+  arch = "amd64"
+}
+resource "coder_env" "side" {
+  agent_id       = coder_agent.side.id
+  name           = "TOOLS"
+  value          = "/side"
+  merge_strategy = "error"
+}
 resource "terraform_data" "machine" {
   count = data.coder_workspace.me.start_count
-  input = coder_agent.main.id
+  input = [coder_agent.main.id, coder_agent.side.id]
 }
 "#;
 
@@ -218,9 +235,18 @@ async fn environments_are_merged_by_address_and_a_dry_run_shows_what_would_be() 
         (status == "succeeded").then_some(workspace)
     })
     .await;
-    let agent = &built["latest_build"]["resources"][0]["agents"][0];
-    let env = &agent["environment_variables"];
-    assert_eq!((&env["TOOLS"], &env["OWN"]), (&json!("/b:/a:/c"), &json!("agent")), "{agent:#}");
+    let resources = built["latest_build"]["resources"].as_array().cloned().unwrap_or_default();
+    let agents: Vec<_> =
+        resources.iter().filter_map(|it| it["agents"].as_array()).flatten().collect();
+    let env = |name: &str| {
+        let agent = agents.iter().find(|it| it["name"] == name);
+        agent.unwrap_or_else(|| panic!("no agent {name}: {built:#}"))["environment_variables"]
+            .clone()
+    };
+    // As texts: [10] comes between [1] and [2].
+    let many = "0:1:10:2:3:4:5:6:7:8:9";
+    assert_eq!(env("main"), json!({ "TOOLS": "/b:/a:/c", "OWN": "agent", "MANY": many }));
+    assert_eq!(env("side"), json!({ "TOOLS": "/side" }), "another agent's is its own");
 
     let conflict = ENVS.replace("\"prepend\"", "\"error\"");
     let refused = push(&stack, &conflict, json!({ "template_id": template["id"] })).await;

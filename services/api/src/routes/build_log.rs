@@ -266,3 +266,6 @@ fn agent_line_json(line: &agent_log::Line) -> Value {
         "source_id": line.source_id,
     })
 }
+
+#[cfg(test)]
+mod tests;
