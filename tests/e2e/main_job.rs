@@ -120,6 +120,24 @@ async fn watched_stop_and_start(session: &Session, name: &str) {
     }
     agent_is_ready(session, name).await;
     watch.interrupt().await;
+    // The same agent runs on: nothing is to be waited for, and nothing to be told again.
+    let shown = session.json(&["start", name, "-p", "greeting=Howdy"]).await;
+    assert_eq!(agent_states(&shown), ["ready"], "{shown:#}");
+    let same = session.json(&["update", name]).await;
+    assert_eq!(
+        same["latest_build"]["id"], shown["latest_build"]["id"],
+        "it has the active version"
+    );
+    let refused = session.run(&["start", name, "-p", "greeting="]).await;
+    assert!(!refused.status.success());
+}
+
+fn agent_states(workspace: &Value) -> Vec<&str> {
+    let resources = list(&workspace["latest_build"]["resources"]).iter();
+    resources
+        .flat_map(|it| it["agents"].as_array().into_iter().flatten())
+        .map(|it| text(it, "lifecycle_state"))
+        .collect()
 }
 
 /// A claim from a paused pool leaves a gap, which is filled after `resume`.

@@ -275,8 +275,9 @@ pub async fn insert_resources(
     Ok(())
 }
 
-/// Stores agents. On a claim each takes over what the retired agent with its token told of itself:
-/// its process runs on and will reinitialise. An agent that shows an instance's identity takes over
+/// Stores agents. Each takes over what the retired agent with its token told of itself where the process
+/// runs on: on a claim, which it will reinitialise for, and on a start of what was not stopped before,
+/// where nobody would tell it again. An agent that shows an instance's identity takes over
 /// the token, too: the report has none, and the process holds the one that it was given.
 #[tracing::instrument(name = "db.completion.insert_agents", skip_all, fields(rows = rows.len()), err)]
 pub async fn insert_agents(
@@ -321,9 +322,17 @@ pub async fn insert_agents(
         left join lateral (
             select a.* from workspace_builds b
             join workspace_agents a on a.build_id = b.id
-            where p.is_claim and b.workspace_id = p.workspace_id and a.parent_id is null
+            where b.workspace_id = p.workspace_id and b.id <> p.build_id and a.parent_id is null
               and (a.auth_token = r.auth_token
                    or (a.auth_instance_id = r.auth_instance_id and lower(a.name) = lower(r.name)))
+              and (p.is_claim or (
+                  a.first_connected_at is not null and a.disconnected_at is null
+                  and a.lifecycle_state in ('starting', 'ready', 'start_error', 'start_timeout')))
+              and b.build_number > coalesce((
+                  select s.build_number from workspace_builds s
+                  where s.workspace_id = p.workspace_id and s.transition <> 'start'
+                  order by s.build_number desc limit 1
+              ), 0)
             order by a.created_at desc limit 1
         ) o on true",
         json(rows)?,
