@@ -52,7 +52,9 @@ enum Command {
     /// Show one workspace
     Show(command::workspace::OneArgs),
     /// Start a workspace
-    Start(command::workspace::BuildArgs),
+    Start(command::workspace::StartArgs),
+    /// Start a workspace with its template's active version
+    Update(command::workspace::StartArgs),
     /// Stop a workspace
     Stop(command::workspace::BuildArgs),
     /// Delete a workspace
@@ -113,9 +115,8 @@ pub(crate) fn main() -> ExitCode {
                 Command::Create(args) => command::workspace::create(&global, output, args).await,
                 Command::List(args) => command::workspace::list(&global, output, args).await,
                 Command::Show(args) => command::workspace::show(&global, output, args).await,
-                Command::Start(args) => {
-                    command::workspace::build(&global, output, args, "start").await
-                }
+                Command::Start(args) => command::workspace::start(&global, output, args).await,
+                Command::Update(args) => command::workspace::update(&global, output, args).await,
                 Command::Stop(args) => {
                     command::workspace::build(&global, output, args, "stop").await
                 }

@@ -1,4 +1,4 @@
-//! `berth create`, `list`, `show`, `start`, `stop`, `delete`.
+//! `berth create`, `list`, `show`, `start`, `update`, `stop`, `delete`.
 
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,15 @@ pub(crate) struct BuildArgs {
     no_wait: bool,
 }
 
+#[derive(Args)]
+pub(crate) struct StartArgs {
+    #[command(flatten)]
+    build: BuildArgs,
+    /// A parameter's value from now on; may be given several times
+    #[arg(long = "parameter", short, value_name = "NAME=VALUE", value_parser = pair)]
+    parameters: Vec<(String, String)>,
+}
+
 /// `NAME=VALUE`.
 pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     text.split_once('=')
@@ -71,8 +80,7 @@ pub(crate) async fn create(
     let mut body = json!({
         "name": args.name,
         "template_id": found["id"],
-        "rich_parameter_values": args.parameters.iter()
-            .map(|(name, value)| json!({ "name": name, "value": value })).collect::<Vec<_>>(),
+        "rich_parameter_values": values(&args.parameters),
     });
     if let Some(preset) = &args.preset {
         body["template_version_preset_id"] = preset_id(&client, &found, preset).await?;
@@ -90,6 +98,10 @@ pub(crate) async fn create(
     };
     describe(output, &workspace);
     Ok(())
+}
+
+fn values(parameters: &[(String, String)]) -> Vec<Value> {
+    parameters.iter().map(|(name, value)| json!({ "name": name, "value": value })).collect()
 }
 
 async fn preset_id(client: &Client, template: &Value, name: &str) -> anyhow::Result<Value> {
@@ -231,13 +243,48 @@ pub(crate) async fn build(
 ) -> anyhow::Result<()> {
     let client = Client::from_session(global)?;
     let workspace = get(&client, &args.workspace).await?;
-    let path = format!("/workspaces/{}/builds", text(&workspace, "id"));
-    let build = client.post(&path, &json!({ "transition": transition, "reason": "cli" })).await?;
+    let body = json!({ "transition": transition, "reason": "cli" });
+    queue(&client, output, &args, (&workspace, &body)).await
+}
+
+pub(crate) async fn start(global: &Global, output: Output, args: StartArgs) -> anyhow::Result<()> {
+    let client = Client::from_session(global)?;
+    let workspace = get(&client, &args.build.workspace).await?;
+    let body = json!({
+        "transition": "start", "reason": "cli", "rich_parameter_values": values(&args.parameters)
+    });
+    queue(&client, output, &args.build, (&workspace, &body)).await
+}
+
+/// Starts the workspace with its template's active version.
+pub(crate) async fn update(global: &Global, output: Output, args: StartArgs) -> anyhow::Result<()> {
+    let client = Client::from_session(global)?;
+    let workspace = get(&client, &args.build.workspace).await?;
+    if workspace["outdated"] == json!(false) && args.parameters.is_empty() {
+        output.progress("it has the active version already");
+        describe(output, &workspace);
+        return Ok(());
+    }
+    let body = json!({
+        "transition": "start", "reason": "cli", "rich_parameter_values": values(&args.parameters),
+        "template_version_id": workspace["template_active_version_id"],
+    });
+    queue(&client, output, &args.build, (&workspace, &body)).await
+}
+
+async fn queue(
+    client: &Client,
+    output: Output,
+    args: &BuildArgs,
+    (workspace, body): (&Value, &Value),
+) -> anyhow::Result<()> {
+    let path = format!("/workspaces/{}/builds", text(workspace, "id"));
+    let build = client.post(&path, body).await?;
     if args.no_wait {
         output.fields(&build, &[("Build", number(&build, "build_number").to_string())]);
         return Ok(());
     }
-    let workspace = wait(&client, output, &workspace, text(&build, "id")).await?;
+    let workspace = wait(client, output, workspace, text(&build, "id")).await?;
     describe(output, &workspace);
     Ok(())
 }
