@@ -59,7 +59,10 @@ pub fn common_headers(id: EventId, at: Timestamp) -> [(String, String); 5] {
 /// Whether the event is kept in a stream, and so goes through the outbox.
 #[must_use]
 pub const fn is_stored(event: &Event) -> bool {
-    !matches!(event, Event::JobPosted(_) | Event::JobCanceled(_) | Event::Logs(_))
+    !matches!(
+        event,
+        Event::JobPosted(_) | Event::JobCanceled(_) | Event::DaemonsDrained(_) | Event::Logs(_)
+    )
 }
 
 const fn kind(event: &Event) -> &'static str {
@@ -72,6 +75,7 @@ const fn kind(event: &Event) -> &'static str {
         Event::Notify(_) => "berth.notify",
         Event::JobPosted(_) => "berth.job.posted",
         Event::JobCanceled(_) => "berth.job.canceled",
+        Event::DaemonsDrained(_) => "berth.provisioner.drained",
         Event::Logs(_) => "berth.job.logs",
     }
 }
@@ -92,6 +96,7 @@ pub fn payload(event: &Event) -> Vec<u8> {
         Event::Notify(it) => serde_json::to_vec(it),
         Event::JobPosted(it) => serde_json::to_vec(it),
         Event::JobCanceled(it) => serde_json::to_vec(it),
+        Event::DaemonsDrained(it) => serde_json::to_vec(it),
         Event::Logs(it) => serde_json::to_vec(it),
     };
     json.expect("events are plain data with text keys, which JSON always holds")

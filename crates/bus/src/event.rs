@@ -28,6 +28,8 @@ pub enum Event {
     JobPosted(JobPosted),
     /// Stop a job. Not stored.
     JobCanceled(JobCanceled),
+    /// Daemons are to take no new jobs, or to take them again. Not stored.
+    DaemonsDrained(DaemonsDrained),
     /// A job has new log lines. Not stored.
     Logs(LogsAdded),
 }
@@ -244,6 +246,13 @@ pub struct JobPosted {
 pub struct JobCanceled {
     /// Which.
     pub job_id: JobId,
+}
+
+/// Daemons are to take no new jobs, or to take them again: which, is in the database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonsDrained {
+    /// Whose daemons.
+    pub organization_id: OrganizationId,
 }
 
 /// A job has new log lines.

@@ -112,6 +112,12 @@ impl Subjects {
         format!("{}.jobs.canceled.*", self.prefix)
     }
 
+    /// Notices that daemons are to take no new jobs, or to take them again, of all organizations.
+    #[must_use]
+    pub fn daemons_drained(&self) -> String {
+        format!("{}.provisioners.drained.*", self.prefix)
+    }
+
     /// New log lines of one job.
     #[must_use]
     pub fn logs(&self, job: JobId) -> String {
@@ -154,6 +160,9 @@ impl Subjects {
                 format!("{prefix}.jobs.posted.{}.{}", it.organization_id, it.provisioner)
             }
             Event::JobCanceled(it) => format!("{prefix}.jobs.canceled.{}", it.job_id),
+            Event::DaemonsDrained(it) => {
+                format!("{prefix}.provisioners.drained.{}", it.organization_id)
+            }
             Event::Logs(it) => self.logs(it.job_id),
         }
     }

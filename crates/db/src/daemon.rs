@@ -2,7 +2,7 @@
 
 use berth_domain::build::Tags;
 use berth_domain::id::{DaemonId, OrganizationId, PresetId, ProvisionerKeyId};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use crate::{DbError, Executor, at, maybe_time};
@@ -14,8 +14,12 @@ pub struct NewDaemon<'a> {
     pub id: DaemonId,
     /// Whose it is.
     pub organization_id: OrganizationId,
-    /// The key it entered with.
-    pub key_id: ProvisionerKeyId,
+    /// The key it entered with, if any.
+    pub key_id: Option<ProvisionerKeyId>,
+    /// SHA-256 of the certificate it entered with, in hexadecimal digits, if any.
+    pub certificate: Option<&'a str>,
+    /// Its process; empty where it does not say.
+    pub incarnation: &'a str,
     /// Unique in the organization.
     pub name: &'a str,
     /// Version of its binary.
@@ -39,8 +43,10 @@ pub struct Daemon {
     pub id: DaemonId,
     /// Whose it is.
     pub organization_id: OrganizationId,
-    /// The key it entered with.
+    /// The key it entered with, if any.
     pub key_id: Option<ProvisionerKeyId>,
+    /// SHA-256 of the certificate it entered with, in hexadecimal digits, if any.
+    pub certificate_fingerprint: Option<String>,
     /// Its name.
     pub name: String,
     /// Version of its binary.
@@ -59,38 +65,71 @@ pub struct Daemon {
     pub last_seen_at: Timestamp,
     /// When it left; `None` while it is registered.
     pub disconnected_at: Option<Timestamp>,
+    /// Since when a registered daemon is not heard of: it counts for no capacity then.
+    pub silent_at: Option<Timestamp>,
+    /// Since when it is to take no new jobs.
+    pub draining_since: Option<Timestamp>,
 }
 
-/// Registers a daemon: a new row, or the one of its name brought up to date. Gives the row's id.
+/// A daemon is gone when nothing was heard of it for this long.
+const GONE_AFTER: SignedDuration = SignedDuration::from_secs(90);
+/// The same from the moment on that it counts for no capacity: 15 s have passed then.
+const GONE_AFTER_SILENT: SignedDuration = SignedDuration::from_secs(75);
+
+impl Daemon {
+    /// Whether it left, or was not heard of for 90 s. `last_seen_at` is written once a minute: while
+    /// its broker watches it, what counts is since when that one has not heard of it. Where the
+    /// broker died with it, the row is as that one left it, and 90 s pass from there.
+    #[must_use]
+    pub fn is_gone(&self, now: Timestamp) -> bool {
+        let is_long_ago = now.duration_since(self.last_seen_at) >= GONE_AFTER;
+        let is_silent_long =
+            self.silent_at.is_none_or(|it| now.duration_since(it) >= GONE_AFTER_SILENT);
+        self.disconnected_at.is_some() || (is_long_ago && is_silent_long)
+    }
+}
+
+/// Registers a daemon: a new row, or the one of its name brought up to date. Gives the row's id, and
+/// whether the daemon is to take no new jobs. One whose process is another than before may take them.
 #[tracing::instrument(name = "db.daemon.upsert", skip_all, fields(daemon.name = new.name), err)]
-pub async fn upsert(db: impl Executor<'_>, new: &NewDaemon<'_>) -> Result<DaemonId, DbError> {
-    let id = sqlx::query_scalar!(
-        "
+pub async fn upsert(
+    db: impl Executor<'_>,
+    new: &NewDaemon<'_>,
+) -> Result<(DaemonId, bool), DbError> {
+    let row = sqlx::query!(
+        r#"
         insert into provisioner_daemons (
             id, organization_id, key_id, name, version, api_version, provisioners, tags, capacity,
-            created_at, last_seen_at
+            created_at, last_seen_at, certificate_fingerprint, incarnation
         )
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $11, $12)
         on conflict (organization_id, name) do update
         set key_id = excluded.key_id, version = excluded.version,
             api_version = excluded.api_version, provisioners = excluded.provisioners,
             tags = excluded.tags, capacity = excluded.capacity,
-            last_seen_at = excluded.last_seen_at, disconnected_at = null, silent_at = null
-        returning id",
+            last_seen_at = excluded.last_seen_at, disconnected_at = null, silent_at = null,
+            certificate_fingerprint = excluded.certificate_fingerprint,
+            incarnation = excluded.incarnation,
+            draining_since = case when provisioner_daemons.incarnation = excluded.incarnation
+                                       and excluded.incarnation <> ''
+                                  then provisioner_daemons.draining_since end
+        returning id, draining_since is not null as "is_draining!""#,
         new.id.0,
         new.organization_id.0,
-        new.key_id.0,
+        new.key_id.map(|it| it.0),
         new.name,
         new.version,
         new.api_version,
         new.provisioners,
         serde_json::json!(new.tags),
         new.capacity,
-        at(new.now)
+        at(new.now),
+        new.certificate,
+        new.incarnation
     )
     .fetch_one(db)
     .await?;
-    Ok(DaemonId(id))
+    Ok((DaemonId(row.id), row.is_draining))
 }
 
 /// A daemon of an organization.
@@ -104,7 +143,8 @@ pub async fn find(
         Row,
         "
         select id, organization_id, key_id, name, version, api_version, provisioners, tags,
-               capacity, created_at, last_seen_at, disconnected_at
+               capacity, created_at, last_seen_at, disconnected_at, certificate_fingerprint,
+               silent_at, draining_since
         from provisioner_daemons where organization_id = $1 and id = $2",
         organization.0,
         id.0
@@ -124,7 +164,8 @@ pub async fn list(
         Row,
         "
         select id, organization_id, key_id, name, version, api_version, provisioners, tags,
-               capacity, created_at, last_seen_at, disconnected_at
+               capacity, created_at, last_seen_at, disconnected_at, certificate_fingerprint,
+               silent_at, draining_since
         from provisioner_daemons where organization_id = $1 order by name",
         organization.0
     )
@@ -230,6 +271,73 @@ pub async fn mark_pools_dirty(
     Ok(rows.into_iter().map(PresetId).collect())
 }
 
+/// Asks daemons to take no new jobs: the one of this name, or all that are registered. Those that
+/// drain already stay as they are. Gives those that are draining from now on, by name.
+#[tracing::instrument(name = "db.daemon.drain", skip_all, err)]
+pub async fn drain(
+    db: impl Executor<'_>,
+    organization: OrganizationId,
+    name: Option<&str>,
+    now: Timestamp,
+) -> Result<Vec<(DaemonId, String)>, DbError> {
+    let rows = sqlx::query!(
+        "
+        update provisioner_daemons set draining_since = $3
+        where organization_id = $1 and ($2::text is null or name = $2)
+          and disconnected_at is null and draining_since is null
+        returning id, name",
+        organization.0,
+        name,
+        at(now)
+    )
+    .fetch_all(db)
+    .await?;
+    let mut drained: Vec<_> = rows.into_iter().map(|row| (DaemonId(row.id), row.name)).collect();
+    drained.sort_by(|one, two| one.1.cmp(&two.1));
+    Ok(drained)
+}
+
+/// Takes the request to drain back: from the daemon of this name, or from all. Gives those that take
+/// jobs again from now on, by name.
+#[tracing::instrument(name = "db.daemon.undrain", skip_all, err)]
+pub async fn undrain(
+    db: impl Executor<'_>,
+    organization: OrganizationId,
+    name: Option<&str>,
+) -> Result<Vec<Daemon>, DbError> {
+    let rows = sqlx::query_as!(
+        Row,
+        "
+        update provisioner_daemons set draining_since = null
+        where organization_id = $1 and ($2::text is null or name = $2)
+          and draining_since is not null
+        returning id, organization_id, key_id, name, version, api_version, provisioners, tags,
+                  capacity, created_at, last_seen_at, disconnected_at, certificate_fingerprint,
+                  silent_at, draining_since",
+        organization.0,
+        name
+    )
+    .fetch_all(db)
+    .await?;
+    let mut daemons: Vec<Daemon> =
+        rows.into_iter().map(Daemon::try_from).collect::<Result<_, _>>()?;
+    daemons.sort_by(|one, two| one.name.cmp(&two.name));
+    Ok(daemons)
+}
+
+/// The registered daemons of all organizations that are to take no new jobs.
+#[tracing::instrument(name = "db.daemon.list_draining", level = "debug", skip_all, err)]
+pub async fn list_draining(db: impl Executor<'_>) -> Result<Vec<DaemonId>, DbError> {
+    let ids = sqlx::query_scalar!(
+        "
+        select id from provisioner_daemons
+        where draining_since is not null and disconnected_at is null"
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(ids.into_iter().map(DaemonId).collect())
+}
+
 struct Row {
     id: Uuid,
     organization_id: Uuid,
@@ -243,6 +351,9 @@ struct Row {
     created_at: jiff_sqlx::Timestamp,
     last_seen_at: jiff_sqlx::Timestamp,
     disconnected_at: Option<jiff_sqlx::Timestamp>,
+    certificate_fingerprint: Option<String>,
+    silent_at: Option<jiff_sqlx::Timestamp>,
+    draining_since: Option<jiff_sqlx::Timestamp>,
 }
 
 impl TryFrom<Row> for Daemon {
@@ -263,6 +374,9 @@ impl TryFrom<Row> for Daemon {
             created_at: row.created_at.to_jiff(),
             last_seen_at: row.last_seen_at.to_jiff(),
             disconnected_at: maybe_time(row.disconnected_at),
+            certificate_fingerprint: row.certificate_fingerprint,
+            silent_at: maybe_time(row.silent_at),
+            draining_since: maybe_time(row.draining_since),
         })
     }
 }

@@ -136,7 +136,8 @@ pub async fn list(db: impl Executor<'_>, filter: &Filter) -> Result<Vec<JobView>
         )
         select j.id, j.organization_id, j.kind, j.status as "status!", j.file_id, j.input,
                j.tags as "tags: Json<Tags>",
-               case when l.status = 'pending' then available_daemons(j) end as available_workers,
+               case when l.status = 'pending' then undrained(available_daemons(j)) end
+                   as available_workers,
                j.created_at, j.started_at, j.completed_at, j.canceled_at, j.error, j.error_code,
                j.logs_overflowed, j.worker_id, coalesce(d.name, '') as "worker_name!",
                coalesce(q.place, 0) as "queue_position!", coalesce(q.size, 0) as "queue_size!",

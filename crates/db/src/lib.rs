@@ -36,6 +36,7 @@ pub mod pool_policy;
 pub mod prebuild;
 pub mod preset;
 pub mod promotion;
+pub mod provisioner_certificate;
 pub mod provisioner_key;
 pub mod purge;
 pub mod rehearsal;

@@ -86,6 +86,8 @@ async fn every_user_of_the_deployed_configuration_may_do_what_it_needs_and_no_mo
         server.check(user, "PUB berth.terminals.a.in 0\r\n\r\n", user == "api").await;
         server.check(user, "SUB berth.terminals.a.in 1\r\n", user == "api").await;
         server.check(user, "SUB berth.jobs.posted.*.* 1\r\n", user == "provisioner-broker").await;
+        let drained = "SUB berth.provisioners.drained.* 1\r\n";
+        server.check(user, drained, user == "provisioner-broker").await;
     }
     server.check("watcher", "SUB berth.builds.> 1\r\n", true).await;
     server.check("watcher", "SUB berth.workspaces.> 1\r\n", true).await;

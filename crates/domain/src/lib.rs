@@ -7,6 +7,7 @@ pub mod state;
 
 pub mod authz;
 pub mod build;
+pub mod certificate;
 pub mod env;
 pub mod id;
 pub mod name;

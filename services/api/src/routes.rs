@@ -18,6 +18,8 @@ mod organization;
 mod prebuild;
 mod promotion;
 mod provisioner;
+mod provisioner_certificate;
+mod provisioner_daemon;
 mod pty;
 mod reinit;
 mod session;
@@ -55,6 +57,8 @@ const RESOURCES: &[fn() -> Router<App>] = &[
     file::routes,
     organization::routes,
     provisioner::routes,
+    provisioner_certificate::routes,
+    provisioner_daemon::routes,
     session::routes,
     user::routes,
     user_secret::routes,

@@ -133,18 +133,28 @@ pub(crate) fn main() -> ExitCode {
                 Command::Migrate(args) => process::migrate(args).await,
                 Command::TerraformProvider => berth_terraform_provider::serve().await,
                 Command::TerraformMirror { dir } => process::terraform_mirror(&dir),
-                Command::Provisioner(process::ProvisionerCommand::List) => {
-                    command::provisioner_key::daemons(&global, output).await
-                }
-                Command::Provisioner(process::ProvisionerCommand::Keys(it)) => {
-                    command::provisioner_key::run(&global, output, it).await
-                }
+                Command::Provisioner(it) => provisioner(&global, output, it).await,
                 // These have a main of their own, above.
-                Command::Service(_)
-                | Command::Agent(_)
-                | Command::Provisioner(process::ProvisionerCommand::Start(_)) => Ok(()),
+                Command::Service(_) | Command::Agent(_) => Ok(()),
             }
         }),
+    }
+}
+
+async fn provisioner(
+    global: &Global,
+    output: Output,
+    command: process::ProvisionerCommand,
+) -> anyhow::Result<()> {
+    use process::ProvisionerCommand as It;
+    match command {
+        // It has a main of its own, above.
+        It::Start(_) => Ok(()),
+        It::List(args) => command::provisioner::show(global, output, args).await,
+        It::Drain(args) => command::provisioner::drain(global, output, args).await,
+        It::Undrain(args) => command::provisioner::undrain(global, output, args).await,
+        It::Keys(args) => command::provisioner_key::run(global, output, args).await,
+        It::Certificates(args) => command::provisioner_certificate::run(global, output, args).await,
     }
 }
 

@@ -5,6 +5,8 @@ pub(crate) mod login;
 pub(crate) mod logs;
 pub(crate) mod prebuild;
 pub(crate) mod promotion;
+pub(crate) mod provisioner;
+pub(crate) mod provisioner_certificate;
 pub(crate) mod provisioner_key;
 pub(crate) mod server;
 pub(crate) mod setup;

@@ -10,10 +10,13 @@ use berth_service_kit as kit;
 use clap::{Args, Subcommand, ValueEnum};
 use tokio::runtime::Builder;
 
-use crate::command::provisioner_key::KeyCommand;
+use crate::command::provisioner::{DrainArgs, ListArgs};
+use crate::command::provisioner_certificate::CertificateArgs;
+use crate::command::provisioner_key::KeyArgs;
+use crate::command::workspace::pair;
 
 /// What every long-running process takes.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(crate) struct ProcessArgs {
     /// Configuration file (TOML); the environment (`BERTH_SECTION__KEY`) goes over it
     #[arg(long, env = "BERTH_CONFIG", value_name = "FILE")]
@@ -66,10 +69,16 @@ pub(crate) enum ProvisionerCommand {
     /// Run a provisioner daemon
     Start(ProvisionerArgs),
     /// List the daemons: what they run, and whether they are there
-    List,
+    List(ListArgs),
+    /// Have a daemon take no new jobs: it finishes those in hand and stays, idle, until it is
+    /// undrained or started anew
+    Drain(DrainArgs),
+    /// Have a daemon take jobs again
+    Undrain(DrainArgs),
     /// Make, list and revoke the keys that admit daemons
-    #[command(subcommand)]
-    Keys(KeyCommand),
+    Keys(KeyArgs),
+    /// Name and revoke the certificates that admit daemons in place of keys
+    Certificates(CertificateArgs),
 }
 
 #[derive(Args)]
@@ -79,6 +88,37 @@ pub(crate) struct ProvisionerArgs {
     /// What to do that is not settled yet, beside the configured: reuse-terraform-workspace
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     experiments: Vec<Experiment>,
+    /// The broker's gRPC address, `http://` or `https://`
+    #[arg(long, value_name = "URL")]
+    broker_url: Option<String>,
+    /// Certificate authorities that an `https://` broker is checked against, PEM
+    #[arg(long, value_name = "FILE")]
+    broker_ca_file: Option<PathBuf>,
+    /// Certificate that admits this daemon in place of a key, PEM; read again when it changes
+    #[arg(long, requires = "client_key_file", value_name = "FILE")]
+    client_cert_file: Option<PathBuf>,
+    /// Private key of that certificate, PEM
+    #[arg(long, requires = "client_cert_file", value_name = "FILE")]
+    client_key_file: Option<PathBuf>,
+    /// Name of the daemon, unique in its organization; without it, the host's
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// A tag that jobs are matched against; may be given several times
+    #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = pair)]
+    tags: Vec<(String, String)>,
+}
+
+impl ProvisionerArgs {
+    /// Puts what was said on the command line over the configuration.
+    fn over(self, config: &mut berth_provisioner::ProvisionerConfig) {
+        config.experiments.extend(self.experiments);
+        config.tags.extend(self.tags);
+        config.broker_url = self.broker_url.unwrap_or(std::mem::take(&mut config.broker_url));
+        config.name = self.name.unwrap_or(std::mem::take(&mut config.name));
+        config.broker_ca_file = self.broker_ca_file.or(config.broker_ca_file.take());
+        config.client_cert_file = self.client_cert_file.or(config.client_cert_file.take());
+        config.client_key_file = self.client_key_file.or(config.client_key_file.take());
+    }
 }
 
 #[derive(Args)]
@@ -106,10 +146,10 @@ pub(crate) fn service(args: ServiceArgs) -> ExitCode {
 }
 
 /// Runs a provisioner daemon until it is told to stop.
-pub(crate) fn provisioner(args: ProvisionerArgs) -> ExitCode {
-    let ProvisionerArgs { process, experiments } = args;
+pub(crate) fn provisioner(mut args: ProvisionerArgs) -> ExitCode {
+    let process = std::mem::take(&mut args.process);
     kit::run("provisioner", process.into(), |mut ctx: kit::Context<berth_provisioner::Config>| {
-        ctx.config.provisioner.experiments.extend(experiments);
+        args.over(&mut ctx.config.provisioner);
         provisioner_with_mirror(ctx)
     })
 }

@@ -15,6 +15,7 @@ use crate::config::{Config, Limits};
 use crate::gather::Gather;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
+use crate::register::Silence;
 use crate::registry::Registry;
 
 /// Most calls that one statement answers.
@@ -32,6 +33,8 @@ pub(crate) struct Broker {
     pub(crate) vault: Vault,
     pub(crate) limits: Limits,
     pub(crate) access_url: String,
+    /// Whether daemons may enter with a certificate.
+    pub(crate) takes_certificates: bool,
     /// Who is connected to this replica.
     pub(crate) registry: Arc<Registry>,
     /// Who waits for a job at this replica.
@@ -44,6 +47,8 @@ pub(crate) struct Broker {
     /// Results that are being stored together.
     pub(crate) results: Arc<Results>,
     pub(crate) uploads: Arc<Semaphore>,
+    /// How long nothing may be heard of a daemon.
+    pub(crate) silence: Silence,
     /// Cancelled when the process has to stop.
     pub(crate) stop: CancellationToken,
     /// What outlives the call that began it; waited for at the end.
@@ -69,12 +74,14 @@ impl Broker {
             vault: config.encryption.vault()?,
             limits: config.limits.clone(),
             access_url: config.access_url.clone(),
+            takes_certificates: config.grpc.tls.client_ca_file.is_some(),
             registry: Arc::default(),
             queue: Arc::default(),
             metrics: Arc::new(Metrics::register(metrics)?),
             keys: Gather::new(BATCH, 1),
             versions: Gather::new(BATCH, 1),
             results: Gather::new(RESULTS, LANES),
+            silence: Silence::default(),
             uploads: Arc::new(Semaphore::new(config.limits.uploads)),
             stop,
             errands: TaskTracker::new(),

@@ -1,6 +1,7 @@
 //! The broker's configuration.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_backbone::{DatabaseConfig, EncryptionConfig, HasStores};
@@ -37,6 +38,21 @@ pub struct Config {
 pub struct Grpc {
     /// Port 0 takes a free one, announced as `grpc`.
     pub addr: SocketAddr,
+    /// TLS; without a certificate, plain HTTP/2 is spoken, for private networks alone.
+    pub tls: Tls,
+}
+
+/// TLS of the listener. The files are PEM and are read again for each new connection: a renewed one
+/// needs no restart.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// The broker's certificate, followed by those between it and its authority.
+    pub cert_file: Option<PathBuf>,
+    /// The certificate's private key.
+    pub key_file: Option<PathBuf>,
+    /// The authorities whose certificates admit daemons without a key: docs/provisioner.md.
+    pub client_ca_file: Option<PathBuf>,
 }
 
 /// Bounds and times.
@@ -76,7 +92,7 @@ impl Default for Config {
 
 impl Default for Grpc {
     fn default() -> Self {
-        Self { addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) }
+        Self { addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), tls: Tls::default() }
     }
 }
 

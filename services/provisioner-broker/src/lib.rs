@@ -7,6 +7,7 @@
 mod acquire;
 mod auth;
 mod broker;
+mod certificate;
 mod complete;
 mod config;
 mod effect;
@@ -14,6 +15,7 @@ mod error;
 mod file;
 mod gather;
 mod give_up;
+mod incoming;
 mod listen;
 mod metrics;
 mod queue;
@@ -24,9 +26,12 @@ mod reaper;
 mod register;
 mod registry;
 mod service;
+mod tls;
 mod update;
 
-pub use config::{Config, Grpc, Limits};
+pub use config::{Config, Grpc, Limits, Tls};
+
+use std::time::Duration;
 
 use berth_backbone::Backbone;
 use berth_proto::MAX_MESSAGE;
@@ -34,39 +39,57 @@ use berth_proto::v1::provisioner_service_server::ProvisionerServiceServer;
 use berth_service_kit::Context;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use crate::broker::Broker;
 use crate::service::Service;
+use crate::tls::ServerTls;
+
+/// How long calls in hand, and connections that their clients leave open, may hold up the end.
+const FAREWELL: Duration = Duration::from_secs(4);
 
 /// Runs the broker until it is told to stop. Announces `grpc`, the address it listens on.
 pub async fn run(ctx: Context<Config>) -> anyhow::Result<()> {
     let backbone = Backbone::open(&ctx).await?;
     let broker = Broker::new(&ctx, backbone)?;
+    let tls = ServerTls::open(&ctx.config.grpc.tls).await?;
     let listener = TcpListener::bind(ctx.config.grpc.addr).await?;
     ctx.announce("grpc", listener.local_addr()?)?;
     ctx.spawn("postings", listen::postings(broker.clone()));
     ctx.spawn("cancels", listen::cancels(broker.clone()));
+    ctx.spawn("drains", listen::drains(broker.clone()));
     ctx.spawn("reaper", reaper::run(broker.clone()));
     ctx.spawn("gauges", metrics::sample(broker.clone()));
-    ctx.spawn("grpc", serve(broker, listener));
+    ctx.spawn("grpc", serve(broker, listener, tls));
     ctx.drain().await
 }
 
 /// Serves until shutdown; then streams end, polls answer with nothing, and calls in hand finish.
-async fn serve(broker: Broker, listener: TcpListener) -> Result<(), tonic::transport::Error> {
+/// Daemons come again, to this broker or another, and miss nothing: what they report they send until
+/// somebody has taken it.
+async fn serve(
+    broker: Broker,
+    listener: TcpListener,
+    tls: Option<ServerTls>,
+) -> Result<(), tonic::transport::Error> {
     let service = ProvisionerServiceServer::new(Service(broker.clone()))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming::connections(listener, tls, broker.stop.clone());
     let stop = broker.stop.clone();
-    let outcome = Server::builder()
+    let served = Server::builder()
         .http2_keepalive_interval(Some(config::KEEPALIVE))
         .http2_keepalive_timeout(Some(config::KEEPALIVE))
         .trace_fn(span)
         .add_service(service)
-        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
-        .await;
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
+    let stop = broker.stop.clone();
+    let outcome = tokio::select! {
+        served = served => served,
+        () = async { stop.cancelled().await; tokio::time::sleep(FAREWELL).await } => {
+            tracing::warn!("connections still open 4 s after the end of service; they break now");
+            Ok(())
+        }
+    };
     // What callers left behind: jobs to put back, daemons to mark as gone.
     broker.errands.close();
     broker.errands.wait().await;

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use berth_bus::Delivery;
 use berth_bus::event::{JobCanceled, JobPosted};
-use berth_db::job;
+use berth_db::{daemon, job};
 use berth_domain::id::JobId;
 use futures_util::{Stream, StreamExt};
+use tokio::sync::Notify;
 
 use crate::broker::Broker;
 
@@ -36,6 +37,46 @@ pub(crate) async fn cancels(broker: Broker) {
                 cancel(&broker, notice.job_id).await;
             }
         }
+    }
+}
+
+/// Keeps track of the daemons that are to take no new jobs, wherever they are connected: looks when it
+/// is told that some are, and as often as waiting daemons look at the queue.
+pub(crate) async fn drains(broker: Broker) {
+    let told = Notify::new();
+    let looks = async {
+        loop {
+            look_for_drains(&broker).await;
+            tokio::select! {
+                () = told.notified() => {}
+                () = tokio::time::sleep(broker.limits.poll.as_duration()) => {}
+                () = broker.stop.cancelled() => return,
+            }
+        }
+    };
+    tokio::join!(looks, hear_of_drains(&broker, &told));
+}
+
+async fn hear_of_drains(broker: &Broker, told: &Notify) {
+    let subject = broker.backbone.bus.subjects().daemons_drained();
+    while let Some(flow) = subscribed(broker, &subject).await {
+        // What was said before is not heard any more.
+        told.notify_one();
+        let mut flow = std::pin::pin!(flow.take_until(broker.stop.cancelled()));
+        while flow.next().await.is_some() {
+            told.notify_one();
+        }
+    }
+}
+
+async fn look_for_drains(broker: &Broker) {
+    match daemon::list_draining(&broker.backbone.db).await {
+        Ok(draining) => {
+            if broker.registry.set_draining(draining.into_iter().collect()) {
+                broker.queue.wake_all();
+            }
+        }
+        Err(error) => tracing::warn!(error = %error, "not known which daemons drain; again soon"),
     }
 }
 

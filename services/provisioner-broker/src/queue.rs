@@ -70,6 +70,11 @@ impl Queue {
         }
     }
 
+    /// Has every group look: some of those who wait may take jobs again.
+    pub(crate) fn wake_all(&self) {
+        self.lock().values().for_each(|group| group.expect(usize::MAX));
+    }
+
     /// Takes a place for a daemon.
     pub(crate) fn wait(
         broker: &Broker,
@@ -134,13 +139,13 @@ impl Group {
     }
 
     /// Who asks now: the longest waiting, as many as there may be jobs, without those whose daemon
-    /// is not heard of. What nobody asks for is expected on.
+    /// is not heard of or drains. What nobody asks for is expected on.
     fn askers(&self, broker: &Broker) -> Vec<(DaemonId, LeaseToken)> {
         let mut waiting = self.lock();
         waiting.waiters.retain(|it| !it.hand.is_closed());
         let present = waiting.waiters.iter().map(|it| (it.daemon, it.lease));
-        let heard = present.filter(|(daemon, _)| !broker.registry.is_silent(*daemon));
-        let askers: Vec<_> = heard.take(waiting.expected.min(job::HOLDERS_MAX)).collect();
+        let able = present.filter(|(daemon, _)| broker.registry.takes_jobs(*daemon));
+        let askers: Vec<_> = able.take(waiting.expected.min(job::HOLDERS_MAX)).collect();
         if !askers.is_empty() {
             waiting.expected = 0;
         }

@@ -16,19 +16,26 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 use uuid::Uuid;
 
 use crate::broker::Broker;
-use crate::config::{Config, Limits};
+use crate::config::{Config, Limits, Tls};
+use crate::register::Silence;
+use crate::tls::ServerTls;
 
 mod cost;
+mod drain;
+mod keys;
 mod lost;
 mod model;
 mod quota;
 mod report;
 mod second;
+mod silence;
 mod statements;
+mod stopping;
+mod tls;
 mod waiting;
 
 const ADA: Uuid = Uuid::from_u128(0xa1);
@@ -55,19 +62,21 @@ fn each(numbers: &std::ops::Range<u128>) -> String {
 struct World {
     db: TestDatabase,
     space: String,
+    silence: Silence,
 }
 
 /// One broker of it; it stops with the value.
 struct Replica {
     broker: Broker,
     addr: String,
+    serving: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
     _stop: DropGuard,
 }
 
 impl World {
     async fn new() -> Self {
         let db = TestDatabase::create().await;
-        let world = Self { db, space: subject_space() };
+        let world = Self { db, space: subject_space(), silence: Silence::default() };
         let (one, two) = (organization(1), organization(2));
         world
             .sql(&format!(
@@ -150,24 +159,33 @@ impl World {
     }
 
     async fn replica_with(&self, nats: &str, limits: Limits) -> Replica {
+        self.replica_of(nats, limits, (Tls::default(), Clock::default())).await
+    }
+
+    async fn replica_of(&self, nats: &str, limits: Limits, (tls, clock): (Tls, Clock)) -> Replica {
         let bus =
             BusConfig { url: nats.into(), prefix: self.space.clone(), ..BusConfig::default() };
         let bus = Bus::connect(&bus, "test").await.unwrap();
         let db = berth_db::connect(&self.db.url, 8, "test").unwrap();
         let (backbone, publisher) =
-            Backbone::over("provisioner-broker", (db.clone(), bus.clone()), Clock::default());
+            Backbone::over("provisioner-broker", (db.clone(), bus.clone()), clock);
         let mut config =
             Config { access_url: "http://berth.test".into(), limits, ..Config::default() };
         config.encryption.off = true;
+        config.grpc.tls = tls;
         let metrics = prometheus::Registry::new();
-        let broker = Broker::over(&config, backbone, &metrics, CancellationToken::new()).unwrap();
+        let mut broker =
+            Broker::over(&config, backbone, &metrics, CancellationToken::new()).unwrap();
+        broker.silence = self.silence;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         tokio::spawn(publisher.run(db, bus, broker.stop.clone()));
         tokio::spawn(crate::listen::postings(broker.clone()));
         tokio::spawn(crate::listen::cancels(broker.clone()));
-        tokio::spawn(crate::serve(broker.clone(), listener));
-        Replica { _stop: broker.stop.clone().drop_guard(), broker, addr }
+        tokio::spawn(crate::listen::drains(broker.clone()));
+        let tls = ServerTls::open(&config.grpc.tls).await.unwrap();
+        let serving = tokio::spawn(crate::serve(broker.clone(), listener, tls));
+        Replica { _stop: broker.stop.clone().drop_guard(), broker, addr, serving }
     }
 }
 
@@ -198,7 +216,7 @@ impl Daemon {
 
     async fn of(replica: &Replica, name: &str, org: u128, tags: &[(&str, &str)]) -> Self {
         let tags = tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let hello = v1::Hello { name: name.into(), tags, ..v1::Hello::default() };
+        let hello = v1::Hello { tags, ..named(name) };
         Self::enter(replica, org, hello).await.unwrap()
     }
 
@@ -206,8 +224,14 @@ impl Daemon {
     async fn enter(replica: &Replica, org: u128, hello: v1::Hello) -> Result<Self, Code> {
         let channel =
             Channel::from_shared(format!("http://{}", replica.addr)).unwrap().connect().await;
-        let mut client = ProvisionerServiceClient::new(channel.unwrap());
         let key = format!("{}-{}", organization(org), if org == 1 { "hush" } else { "hush2" });
+        let answer = Self::over(channel.unwrap(), &key, hello).await;
+        answer.map_err(|status| status.code())
+    }
+
+    /// The same over a connection, with a key unless it is empty.
+    async fn over(channel: Channel, key: &str, hello: v1::Hello) -> Result<Self, Status> {
+        let mut client = ProvisionerServiceClient::new(channel);
         let (sender, requests) = mpsc::channel(4);
         let message = v1::register_request::Message::Hello(v1::Hello {
             version: "1".into(),
@@ -217,14 +241,14 @@ impl Daemon {
             ..hello
         });
         sender.send(v1::RegisterRequest { message: Some(message) }).await.unwrap();
-        let answer = client.register(with_key(&key, ReceiverStream::new(requests))).await;
-        let mut stream = answer.map_err(|status| status.code())?.into_inner();
+        let answer = client.register(with_key(key, ReceiverStream::new(requests))).await;
+        let mut stream = answer?.into_inner();
         let first = stream.message().await.unwrap().unwrap().message;
         let Some(v1::register_response::Message::Accepted(accepted)) = first else {
             panic!("not accepted: {first:?}");
         };
         let stream = Arc::new((sender, tokio::sync::Mutex::new(stream)));
-        Ok(Self { client, id: accepted.daemon_id, key, stream })
+        Ok(Self { client, id: accepted.daemon_id, key: key.to_owned(), stream })
     }
 
     /// What the broker says next on the registration's stream.
@@ -305,9 +329,16 @@ impl Daemon {
     }
 }
 
+/// What a daemon of this name says first.
+fn named(name: &str) -> v1::Hello {
+    v1::Hello { name: name.into(), ..v1::Hello::default() }
+}
+
 fn with_key<T>(key: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.metadata_mut().insert(KEY_HEADER, AsciiMetadataValue::try_from(key).unwrap());
+    if !key.is_empty() {
+        request.metadata_mut().insert(KEY_HEADER, AsciiMetadataValue::try_from(key).unwrap());
+    }
     request
 }
 

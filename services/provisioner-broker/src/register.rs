@@ -7,9 +7,8 @@ use berth_bus::event::Wake;
 use berth_db::DbError;
 use berth_db::daemon::{self, NewDaemon};
 use berth_db::job::Filter;
-use berth_db::provisioner_key::{self, ProvisionerKey};
 use berth_domain::build::{TAG_OWNER, TAG_SCOPE, Tags, normalize_tags};
-use berth_domain::id::{DaemonId, PREBUILDS_USER};
+use berth_domain::id::{DaemonId, OrganizationId, PREBUILDS_USER};
 use berth_domain::state::ProvisionerType;
 use berth_proto::{API_VERSION, v1};
 use jiff::Timestamp;
@@ -17,16 +16,14 @@ use tokio::sync::mpsc;
 use tonic::{Request, Status, Streaming};
 use uuid::Uuid;
 
-use crate::auth::authenticate;
+use crate::auth::{Admission, Credentials, authenticate, check_again};
 use crate::broker::Broker;
 use crate::error::of_db;
 use crate::registry::{Entry, Outgoing, SILENT};
 
 /// How long a daemon may take to say hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
-/// A daemon that stays silent for as long more is gone: after 90 s in all.
-const GONE_AFTER: Duration = Duration::from_secs(75);
-/// How often, at most, a heartbeat is written down and the key is looked at again.
+/// How often, at most, a heartbeat is written down and key and certificate are looked at again.
 const WRITE_EVERY: Duration = Duration::from_mins(1);
 /// Notices that wait for a daemon to read them.
 const OUTGOING: usize = 64;
@@ -35,10 +32,26 @@ const NAME_MAX: usize = 128;
 /// Longest name of a daemon's process, in bytes: a UUID's.
 const INCARNATION_MAX: usize = 36;
 
+/// How long nothing may be heard of a daemon.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Silence {
+    /// From then on it counts for no capacity.
+    pub(crate) noticed: Duration,
+    /// As long after that it is gone.
+    pub(crate) gone: Duration,
+}
+
+impl Default for Silence {
+    /// 90 s in all.
+    fn default() -> Self {
+        Self { noticed: SILENT, gone: Duration::from_secs(75) }
+    }
+}
+
 /// One registration that stands.
 struct Session {
     broker: Broker,
-    key: ProvisionerKey,
+    admission: Admission,
     daemon: DaemonId,
     id: Uuid,
     name: String,
@@ -58,7 +71,7 @@ pub(crate) async fn register(
     broker: &Broker,
     request: Request<Streaming<v1::RegisterRequest>>,
 ) -> Result<mpsc::Receiver<Outgoing>, Status> {
-    let key = authenticate(broker, request.metadata()).await?;
+    let admission = authenticate(broker, Credentials::of(&request)).await?;
     let mut incoming = request.into_inner();
     let hello = read_hello(&mut incoming).await?;
     check_version(&hello.api_version)?;
@@ -68,10 +81,11 @@ pub(crate) async fn register(
         let text = format!("a daemon's name has 1 to {NAME_MAX} characters, not {name_len}");
         return Err(Status::invalid_argument(text));
     }
-    refuse_second(broker, &key, &hello)?;
-    let tags = tags(&key, &hello);
-    let (daemon, seen) =
-        store(broker, &key, &hello, (&provisioners, &tags)).await.map_err(of_db)?;
+    admission.check_name(&hello.name)?;
+    refuse_second(broker, admission.organization_id, &hello)?;
+    let tags = tags(&admission, &hello);
+    let Stored { daemon, is_draining, seen } =
+        store(broker, &admission, &hello, (&provisioners, &tags)).await.map_err(of_db)?;
 
     let (outgoing, stream) = mpsc::channel(OUTGOING);
     let session = Session {
@@ -83,11 +97,11 @@ pub(crate) async fn register(
         seen,
         written: Instant::now(),
         outgoing,
-        key,
+        admission,
         provisioners,
         tags,
     };
-    session.accept();
+    session.accept(is_draining);
     broker.errands.spawn(session.serve(incoming));
     Ok(stream)
 }
@@ -119,7 +133,11 @@ fn check_version(theirs: &str) -> Result<(), Status> {
 
 /// Two processes of one name would take each other's place for ever: whoever is there stays. What a
 /// second one at another replica does harms nobody: jobs go by their leases.
-fn refuse_second(broker: &Broker, key: &ProvisionerKey, hello: &v1::Hello) -> Result<(), Status> {
+fn refuse_second(
+    broker: &Broker,
+    organization: OrganizationId,
+    hello: &v1::Hello,
+) -> Result<(), Status> {
     let own = [hello.incarnation.as_str(), hello.former_incarnation.as_str()];
     if let Some(length) = own.iter().map(|it| it.len()).find(|it| *it > INCARNATION_MAX) {
         let text = format!("an incarnation has at most {INCARNATION_MAX} bytes, not {length}");
@@ -128,7 +146,7 @@ fn refuse_second(broker: &Broker, key: &ProvisionerKey, hello: &v1::Hello) -> Re
     if hello.incarnation.is_empty() {
         return Ok(());
     }
-    match broker.registry.rival(key.organization_id, &hello.name, own) {
+    match broker.registry.rival(organization, &hello.name, own) {
         None => Ok(()),
         Some(silence) => Err(Status::already_exists(format!(
             "another daemon named {:?} is connected and was heard of {} s ago: give one of the two \
@@ -151,32 +169,41 @@ fn provisioners(hello: &v1::Hello) -> Result<Vec<String>, Status> {
     Ok(types)
 }
 
-/// The key's tags, where it has any, else the daemon's own. A key belongs to an organization, and so
-/// do the daemons that enter with it.
-fn tags(key: &ProvisionerKey, hello: &v1::Hello) -> Tags {
-    let mut tags: Tags = if key.tags.is_empty() {
+/// The key's or certificate's tags, where it has any, else the daemon's own. Either belongs to an
+/// organization, and so do the daemons that enter with it.
+fn tags(admission: &Admission, hello: &v1::Hello) -> Tags {
+    let mut tags: Tags = if admission.tags().is_empty() {
         hello.tags.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
     } else {
-        key.tags.clone()
+        admission.tags().clone()
     };
     tags.remove(TAG_SCOPE);
     tags.remove(TAG_OWNER);
     normalize_tags(tags, PREBUILDS_USER)
 }
 
+/// What is written down of a daemon that registers.
+struct Stored {
+    daemon: DaemonId,
+    is_draining: bool,
+    seen: Timestamp,
+}
+
 /// Writes the daemon down and wakes the pools that may have waited for one.
 async fn store(
     broker: &Broker,
-    key: &ProvisionerKey,
+    admission: &Admission,
     hello: &v1::Hello,
     (provisioners, tags): (&[String], &Tags),
-) -> Result<(DaemonId, Timestamp), DbError> {
+) -> Result<Stored, DbError> {
     let mut work = broker.backbone.begin().await?;
     let now = work.now();
     let new = NewDaemon {
         id: DaemonId(work.id()),
-        organization_id: key.organization_id,
-        key_id: key.id,
+        organization_id: admission.organization_id,
+        key_id: admission.key.as_ref().map(|it| it.id),
+        certificate: admission.fingerprint(),
+        incarnation: &hello.incarnation,
         name: &hello.name,
         version: &hello.version,
         api_version: &hello.api_version,
@@ -185,20 +212,22 @@ async fn store(
         capacity: i32::try_from(hello.capacity).unwrap_or(i32::MAX),
         now,
     };
-    let daemon = daemon::upsert(work.conn(), &new).await?;
-    wake_pools(&mut work, key, (provisioners, tags)).await?;
+    let (daemon, is_draining) = daemon::upsert(work.conn(), &new).await?;
+    if !is_draining {
+        wake_pools(&mut work, admission.organization_id, (provisioners, tags)).await?;
+    }
     work.commit().await?;
-    Ok((daemon, now))
+    Ok(Stored { daemon, is_draining, seen: now })
 }
 
 /// Has the pools looked at that waited for such a daemon.
 async fn wake_pools(
     work: &mut Work,
-    key: &ProvisionerKey,
+    organization: OrganizationId,
     abilities: (&[String], &Tags),
 ) -> Result<(), DbError> {
     let now = work.now();
-    let marked = daemon::mark_pools_dirty(work.conn(), key.organization_id, abilities, now).await?;
+    let marked = daemon::mark_pools_dirty(work.conn(), organization, abilities, now).await?;
     for event in Wake::pools(&marked) {
         work.emit(event);
     }
@@ -207,17 +236,17 @@ async fn wake_pools(
 
 impl Session {
     /// Puts the daemon on the list and says so on its stream.
-    fn accept(&self) {
+    fn accept(&self, is_draining: bool) {
         let accepted = v1::Accepted {
             daemon_id: self.daemon.to_string(),
             tags: self.tags.clone().into_iter().collect(),
-            organization_id: self.key.organization_id.to_string(),
+            organization_id: self.admission.organization_id.to_string(),
         };
         let message = v1::register_response::Message::Accepted(accepted);
         let sent = self.outgoing.try_send(Ok(v1::RegisterResponse { message: Some(message) }));
         debug_assert!(sent.is_ok(), "the channel is new and empty");
         let filter = Filter {
-            organizations: vec![self.key.organization_id],
+            organizations: vec![self.admission.organization_id],
             provisioners: self.provisioners.clone(),
             tags: self.tags.clone(),
         };
@@ -227,10 +256,12 @@ impl Session {
             incarnation: self.incarnation.clone(),
             filter,
             heard: Instant::now(),
+            is_told: false,
             outgoing: self.outgoing.clone(),
         };
-        self.broker.registry.insert(self.daemon, entry);
-        tracing::info!(daemon.id = %self.daemon, "daemon registered");
+        self.broker.registry.insert(self.daemon, entry, is_draining);
+        let with = self.admission.fingerprint().map_or("a key", |_| "a certificate");
+        tracing::info!(daemon.id = %self.daemon, daemon.name = self.name, with, "daemon registered");
     }
 
     /// Listens to heartbeats until the daemon leaves, falls silent or loses its key, or the process
@@ -238,7 +269,8 @@ impl Session {
     async fn serve(mut self, mut incoming: Streaming<v1::RegisterRequest>) {
         let mut is_silent = false;
         loop {
-            let patience = if is_silent { GONE_AFTER } else { SILENT };
+            let Silence { noticed, gone } = self.broker.silence;
+            let patience = if is_silent { gone } else { noticed };
             let heard = tokio::select! {
                 heard = tokio::time::timeout(patience, incoming.message()) => heard,
                 () = self.outgoing.closed() => break,
@@ -275,16 +307,11 @@ impl Session {
         self.leave().await;
     }
 
-    /// Writes down that the daemon is there, and looks whether its key still is. Pools that hold for
+    /// Writes down that the daemon is there, and looks whether it still may be. Pools that hold for
     /// want of such a daemon are looked at: it may have been silent for too long to count, or have
     /// registered while they were being looked at.
     async fn write_down(&mut self) -> Result<(), Status> {
-        let db = &self.broker.backbone.db;
-        // Where the database is away, the daemon is not to blame.
-        let Ok(key) = provisioner_key::find(db, self.key.id).await else { return Ok(()) };
-        if key.is_none_or(|(key, _)| key.revoked_at.is_some()) {
-            return Err(Status::unauthenticated("the provisioner key was revoked"));
-        }
+        check_again(&self.broker, &self.admission).await?;
         if let Ok(Some(now)) = self.mark_seen().await {
             self.seen = now;
             self.written = Instant::now();
@@ -309,7 +336,8 @@ impl Session {
         if !daemon::mark_seen(work.conn(), self.daemon, self.seen, now).await? {
             return Ok(None);
         }
-        wake_pools(&mut work, &self.key, (&self.provisioners, &self.tags)).await?;
+        let organization = self.admission.organization_id;
+        wake_pools(&mut work, organization, (&self.provisioners, &self.tags)).await?;
         work.commit().await?;
         Ok(Some(now))
     }

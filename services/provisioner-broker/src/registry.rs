@@ -1,6 +1,6 @@
 //! The daemons that are connected to this replica.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,13 +26,39 @@ pub(crate) struct Entry {
     pub(crate) incarnation: String,
     pub(crate) filter: Filter,
     pub(crate) heard: Instant,
+    /// Whether the daemon was told to take no new jobs.
+    pub(crate) is_told: bool,
     pub(crate) outgoing: mpsc::Sender<Outgoing>,
 }
 
 /// The daemons that are connected to this replica.
 #[derive(Default)]
-pub(crate) struct Registry {
-    daemons: Mutex<HashMap<DaemonId, Entry>>,
+pub(crate) struct Registry(Mutex<Daemons>);
+
+#[derive(Default)]
+struct Daemons {
+    connected: HashMap<DaemonId, Entry>,
+    /// Those that are to take no new jobs, wherever they are connected.
+    draining: HashSet<DaemonId>,
+}
+
+impl Entry {
+    /// Tells the daemon whether to take jobs, unless it knows. One that does not read is told later,
+    /// and is given no jobs meanwhile.
+    fn tell(&mut self, is_draining: bool) {
+        if self.is_told == is_draining {
+            return;
+        }
+        let message = if is_draining {
+            v1::register_response::Message::Drain(v1::Drain { stay: true })
+        } else {
+            v1::register_response::Message::Resume(v1::Resume {})
+        };
+        let message = v1::RegisterResponse { message: Some(message) };
+        if self.outgoing.try_send(Ok(message)).is_ok() {
+            self.is_told = is_draining;
+        }
+    }
 }
 
 impl Registry {
@@ -45,7 +71,7 @@ impl Registry {
         own: [&str; 2],
     ) -> Option<Duration> {
         let daemons = self.lock();
-        let rival = daemons.values().find(|it| {
+        let rival = daemons.connected.values().find(|it| {
             it.name == name
                 && it.filter.organizations.contains(&organization)
                 && !it.incarnation.is_empty()
@@ -56,13 +82,32 @@ impl Registry {
     }
 
     /// Adds a registration; an earlier one of the same daemon ends.
-    pub(crate) fn insert(&self, daemon: DaemonId, entry: Entry) {
-        self.lock().insert(daemon, entry);
+    pub(crate) fn insert(&self, daemon: DaemonId, mut entry: Entry, is_draining: bool) {
+        let mut daemons = self.lock();
+        entry.tell(is_draining);
+        if is_draining {
+            daemons.draining.insert(daemon);
+        } else {
+            daemons.draining.remove(&daemon);
+        }
+        daemons.connected.insert(daemon, entry);
+    }
+
+    /// Takes note of the daemons that are to take no new jobs, and tells those that are connected
+    /// here. `true`: some may take jobs again.
+    pub(crate) fn set_draining(&self, draining: HashSet<DaemonId>) -> bool {
+        let mut daemons = self.lock();
+        for (id, entry) in &mut daemons.connected {
+            entry.tell(draining.contains(id));
+        }
+        let are_back = daemons.draining.difference(&draining).next().is_some();
+        daemons.draining = draining;
+        are_back
     }
 
     /// Ends a registration, unless a later one took its place.
     pub(crate) fn remove(&self, daemon: DaemonId, session: Uuid) {
-        let mut daemons = self.lock();
+        let daemons = &mut self.lock().connected;
         if daemons.get(&daemon).is_some_and(|it| it.session == session) {
             daemons.remove(&daemon);
         }
@@ -70,7 +115,7 @@ impl Registry {
 
     /// Notes a heartbeat. `false`: a later registration took this one's place.
     pub(crate) fn touch(&self, daemon: DaemonId, session: Uuid) -> bool {
-        match self.lock().get_mut(&daemon) {
+        match self.lock().connected.get_mut(&daemon) {
             Some(entry) if entry.session == session => {
                 entry.heard = Instant::now();
                 true
@@ -81,12 +126,12 @@ impl Registry {
 
     /// Which jobs a connected daemon can run.
     pub(crate) fn filter(&self, daemon: DaemonId) -> Option<Filter> {
-        self.lock().get(&daemon).map(|it| it.filter.clone())
+        self.lock().connected.get(&daemon).map(|it| it.filter.clone())
     }
 
     /// Tells a daemon to stop a job. A daemon that does not read is told by `UpdateJob` instead.
     pub(crate) fn cancel(&self, daemon: DaemonId, job: JobId) {
-        if let Some(entry) = self.lock().get(&daemon) {
+        if let Some(entry) = self.lock().connected.get(&daemon) {
             let message = v1::register_response::Message::JobCanceled(v1::JobCanceled {
                 job_id: job.to_string(),
             });
@@ -97,25 +142,29 @@ impl Registry {
         }
     }
 
-    /// Whether a daemon of this replica has not been heard of lately: what it is given may be lost.
-    /// One whose stream stands with another replica is not known here.
-    pub(crate) fn is_silent(&self, daemon: DaemonId) -> bool {
-        self.lock().get(&daemon).is_some_and(|it| it.heard.elapsed() >= SILENT)
+    /// Whether a daemon may be given jobs: it is not draining, and has been heard of lately, without
+    /// which they might be lost. Whether one was heard of whose stream stands with another replica is
+    /// not known here.
+    pub(crate) fn takes_jobs(&self, daemon: DaemonId) -> bool {
+        let daemons = self.lock();
+        let entry = daemons.connected.get(&daemon);
+        let is_silent = entry.is_some_and(|it| it.heard.elapsed() >= SILENT);
+        !is_silent && !daemons.draining.contains(&daemon)
     }
 
     /// Daemons that were heard of lately.
     pub(crate) fn alive(&self) -> usize {
-        self.lock().values().filter(|it| it.heard.elapsed() < SILENT).count()
+        self.lock().connected.values().filter(|it| it.heard.elapsed() < SILENT).count()
     }
 
     #[cfg(test)]
     pub(crate) fn set_heard(&self, daemon: DaemonId, heard: Instant) {
-        if let Some(entry) = self.lock().get_mut(&daemon) {
+        if let Some(entry) = self.lock().connected.get_mut(&daemon) {
             entry.heard = heard;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<DaemonId, Entry>> {
-        self.daemons.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Daemons> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -13,6 +13,7 @@ use futures_util::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::auth::Credentials;
 use crate::broker::Broker;
 use crate::{acquire, auth, complete, file, give_up, quota, register, update};
 
@@ -38,7 +39,9 @@ impl ProvisionerService for Service {
         &self,
         request: Request<AcquireJobRequest>,
     ) -> Result<Response<AcquireJobResponse>, Status> {
-        let organization = auth::organization(&self.0, request.metadata()).await?;
+        let daemon = &request.get_ref().daemon_id;
+        let organization =
+            auth::organization_of(&self.0, Credentials::of(&request), daemon).await?;
         let job = acquire::acquire(&self.0, organization, request.get_ref()).await?;
         Ok(Response::new(AcquireJobResponse { job }))
     }
@@ -47,7 +50,7 @@ impl ProvisionerService for Service {
         &self,
         request: Request<UpdateJobRequest>,
     ) -> Result<Response<UpdateJobResponse>, Status> {
-        let organization = auth::organization(&self.0, request.metadata()).await?;
+        let organization = auth::organization(&self.0, Credentials::of(&request)).await?;
         let answer = update::update(&self.0, organization, request.into_inner()).await?;
         Ok(Response::new(answer))
     }
@@ -56,7 +59,7 @@ impl ProvisionerService for Service {
         &self,
         request: Request<CommitQuotaRequest>,
     ) -> Result<Response<CommitQuotaResponse>, Status> {
-        let organization = auth::organization(&self.0, request.metadata()).await?;
+        let organization = auth::organization(&self.0, Credentials::of(&request)).await?;
         let answer = quota::commit(&self.0, organization, request.get_ref()).await?;
         Ok(Response::new(answer))
     }
@@ -65,7 +68,7 @@ impl ProvisionerService for Service {
         &self,
         request: Request<CompleteJobRequest>,
     ) -> Result<Response<CompleteJobResponse>, Status> {
-        let organization = auth::organization(&self.0, request.metadata()).await?;
+        let organization = auth::organization(&self.0, Credentials::of(&request)).await?;
         complete::complete(&self.0, organization, request.into_inner()).await?;
         Ok(Response::new(CompleteJobResponse {}))
     }
@@ -74,7 +77,7 @@ impl ProvisionerService for Service {
         &self,
         request: Request<FailJobRequest>,
     ) -> Result<Response<FailJobResponse>, Status> {
-        let organization = auth::organization(&self.0, request.metadata()).await?;
+        let organization = auth::organization(&self.0, Credentials::of(&request)).await?;
         complete::fail(&self.0, organization, request.get_ref()).await?;
         Ok(Response::new(FailJobResponse {}))
     }
@@ -83,7 +86,7 @@ impl ProvisionerService for Service {
         &self,
         request: Request<GiveUpJobsRequest>,
     ) -> Result<Response<GiveUpJobsResponse>, Status> {
-        let organization = auth::organization(&self.0, request.metadata()).await?;
+        let organization = auth::organization(&self.0, Credentials::of(&request)).await?;
         give_up::give_up(&self.0, organization, request.get_ref()).await?;
         Ok(Response::new(GiveUpJobsResponse {}))
     }
@@ -92,7 +95,7 @@ impl ProvisionerService for Service {
         &self,
         request: Request<Streaming<UploadFileRequest>>,
     ) -> Result<Response<UploadFileResponse>, Status> {
-        let organization = auth::organization(&self.0, request.metadata()).await?;
+        let organization = auth::organization(&self.0, Credentials::of(&request)).await?;
         let answer = file::upload(&self.0, organization, request.into_inner()).await?;
         Ok(Response::new(answer))
     }
@@ -101,7 +104,7 @@ impl ProvisionerService for Service {
         &self,
         request: Request<DownloadFileRequest>,
     ) -> Result<Response<Self::DownloadFileStream>, Status> {
-        let organization = auth::organization(&self.0, request.metadata()).await?;
+        let organization = auth::organization(&self.0, Credentials::of(&request)).await?;
         let stream = file::download(&self.0, organization, request.get_ref());
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }

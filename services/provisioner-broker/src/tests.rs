@@ -147,9 +147,9 @@ async fn over(database: &TestDatabase) -> Broker {
     let (outgoing, _) = tokio::sync::mpsc::channel(1);
     // It sends no heartbeats, and is heard of all the same.
     let heard = Instant::now() + Duration::from_hours(1);
-    let (name, incarnation) = Default::default();
-    let entry = Entry { session: Uuid::nil(), name, incarnation, filter, heard, outgoing };
-    broker.registry.insert(DaemonId(DAEMON), entry);
+    let (name, incarnation, is_told) = Default::default();
+    let entry = Entry { session: Uuid::nil(), name, incarnation, filter, heard, is_told, outgoing };
+    broker.registry.insert(DaemonId(DAEMON), entry, false);
     broker
 }
 

@@ -1,18 +1,20 @@
 //! The daemon's side of the broker's gRPC API.
 
-use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context;
 use berth_proto::v1::provisioner_service_client::ProvisionerServiceClient;
 use berth_proto::{KEY_HEADER, MAX_MESSAGE, v1};
+use hyper_util::rt::TokioIo;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use crate::config::ProvisionerConfig;
+use crate::connect::{Contents, Target, Trouble};
 use crate::trace;
 
 /// How long a connection may take to open.
@@ -41,6 +43,10 @@ pub(crate) enum CallError {
 
 impl From<Status> for CallError {
     fn from(status: Status) -> Self {
+        let status = match reason(&status) {
+            Some(reason) => Status::new(status.code(), reason),
+            None => status,
+        };
         match status.code() {
             Code::InvalidArgument
             | Code::NotFound
@@ -53,6 +59,21 @@ impl From<Status> for CallError {
             _ => Self::Unreachable(status),
         }
     }
+}
+
+/// Why there is no connection, out of the layers that wrapped it.
+fn reason(status: &Status) -> Option<String> {
+    let mut next = std::error::Error::source(status);
+    let (mut innermost, mut trouble) = (None, None);
+    while let Some(error) = next {
+        if error.is::<Trouble>() {
+            trouble = Some(error.to_string());
+        }
+        innermost = Some(error.to_string());
+        next = error.source();
+    }
+    let innermost = innermost.filter(|it| !status.message().contains(it));
+    trouble.or_else(|| innermost.map(|it| format!("{}: {it}", status.message())))
 }
 
 impl CallError {
@@ -83,48 +104,94 @@ impl Backoff {
     }
 }
 
-/// Adds the key and the trace to every request.
+/// Adds the key, where there is one, and the trace to every request.
 #[derive(Clone)]
-struct Identify(AsciiMetadataValue);
+struct Identify(Option<AsciiMetadataValue>);
 
 impl Interceptor for Identify {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert(KEY_HEADER, self.0.clone());
+        if let Some(key) = &self.0 {
+            request.metadata_mut().insert(KEY_HEADER, key.clone());
+        }
         trace::inject(request.metadata_mut());
         Ok(request)
     }
 }
 
+type Stub = ProvisionerServiceClient<InterceptedService<Channel, Identify>>;
+
 /// The broker as one daemon sees it. Clones share the connection, which opens when it is needed
 /// and again when it is lost.
 #[derive(Clone)]
 pub(crate) struct Client {
-    inner: ProvisionerServiceClient<InterceptedService<Channel, Identify>>,
+    stub: Arc<RwLock<Stub>>,
+    target: Target,
+    endpoint: Endpoint,
+    identify: Identify,
 }
 
 impl Client {
-    /// A client for the configured broker; nothing is connected yet.
+    /// A client for the configured broker; nothing is connected yet. PEM files that cannot be used
+    /// are an error.
     pub(crate) async fn new(config: &ProvisionerConfig) -> anyhow::Result<Self> {
-        let url = &config.broker_url;
-        let mut endpoint = Endpoint::from_shared(url.clone())
-            .with_context(|| format!("`provisioner.broker_url` is {url:?}, which is no address"))?
+        let target = Target::new(config)?;
+        if let Some(contents) = target.contents().await? {
+            contents.check()?;
+        }
+        let origin = config.broker_url.parse().context("`provisioner.broker_url`")?;
+        // The connection, TLS or not, is ours: it is told of no TLS.
+        let endpoint = Endpoint::from_static("http://broker")
+            .origin(origin)
             .connect_timeout(CONNECT)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE.0)
             .keep_alive_timeout(KEEP_ALIVE.1)
             .keep_alive_while_idle(true);
-        if url.starts_with("https://") {
-            endpoint = endpoint.tls_config(tls(config.broker_ca_file.as_deref()).await?)?;
+        let key = match config.key.expose() {
+            "" => None,
+            key => {
+                let mut key = AsciiMetadataValue::try_from(key)
+                    .ok()
+                    .context("`provisioner.key` has characters that no key has")?;
+                key.set_sensitive(true);
+                Some(key)
+            }
+        };
+        let identify = Identify(key);
+        let stub = Arc::new(RwLock::new(stub(&target, &endpoint, &identify)));
+        Ok(Self { stub, target, endpoint, identify })
+    }
+
+    /// Looks at the PEM files from time to time; when they changed, later calls go over a new
+    /// connection. Those under way end on the one before. Never returns.
+    pub(crate) async fn renew(self, every: Duration) {
+        let mut known = self.target.contents().await.ok().flatten();
+        let mut refused = None;
+        loop {
+            tokio::time::sleep(every).await;
+            self.look(&mut known, &mut refused).await;
         }
-        let mut key = AsciiMetadataValue::try_from(config.key.expose())
-            .ok()
-            .context("`provisioner.key` has characters that no key has")?;
-        key.set_sensitive(true);
-        let inner =
-            ProvisionerServiceClient::with_interceptor(endpoint.connect_lazy(), Identify(key))
-                .max_decoding_message_size(MAX_MESSAGE)
-                .max_encoding_message_size(MAX_MESSAGE);
-        Ok(Self { inner })
+    }
+
+    async fn look(&self, known: &mut Option<Contents>, refused: &mut Option<Contents>) {
+        // Files that are being replaced may be away for a moment.
+        let Ok(Some(contents)) = self.target.contents().await else { return };
+        if known.as_ref() == Some(&contents) || refused.as_ref() == Some(&contents) {
+            return;
+        }
+        if let Err(error) = contents.check() {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "changed TLS files cannot be used; the connection stays");
+            *refused = Some(contents);
+            return;
+        }
+        tracing::info!("TLS files changed; connecting with them");
+        let stub = stub(&self.target, &self.endpoint, &self.identify);
+        *self.stub.write().unwrap_or_else(PoisonError::into_inner) = stub;
+        (*known, *refused) = (Some(contents), None);
+    }
+
+    fn stub(&self) -> Stub {
+        self.stub.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Opens the registration stream.
@@ -132,7 +199,7 @@ impl Client {
         &self,
         messages: impl tonic::IntoStreamingRequest<Message = v1::RegisterRequest>,
     ) -> Result<tonic::Streaming<v1::RegisterResponse>, CallError> {
-        Ok(self.inner.clone().register(messages).await?.into_inner())
+        Ok(self.stub().register(messages).await?.into_inner())
     }
 
     /// Asks for a job to be held under `lease_token`, waiting up to `wait`.
@@ -146,7 +213,7 @@ impl Client {
         let mut request =
             Request::new(v1::AcquireJobRequest { daemon_id, wait_seconds, lease_token });
         request.set_timeout(wait + CALL);
-        Ok(self.inner.clone().acquire_job(request).await?.into_inner().job)
+        Ok(self.stub().acquire_job(request).await?.into_inner().job)
     }
 
     /// Reports progress once.
@@ -156,7 +223,7 @@ impl Client {
     ) -> Result<v1::UpdateJobResponse, CallError> {
         let mut request = Request::new(update);
         request.set_timeout(CALL);
-        Ok(self.inner.clone().update_job(request).await?.into_inner())
+        Ok(self.stub().update_job(request).await?.into_inner())
     }
 
     /// Asks for quota, for as long as the broker cannot be reached.
@@ -199,7 +266,7 @@ impl Client {
         &self,
         file: v1::DownloadFileRequest,
     ) -> Result<tonic::Streaming<v1::DownloadFileResponse>, CallError> {
-        Ok(self.inner.clone().download_file(file).await?.into_inner())
+        Ok(self.stub().download_file(file).await?.into_inner())
     }
 
     /// Sends a file, message by message.
@@ -209,14 +276,14 @@ impl Client {
     ) -> Result<v1::UploadFileResponse, CallError> {
         let mut request = messages.into_streaming_request();
         request.set_timeout(UPLOAD);
-        Ok(self.inner.clone().upload_file(request).await?.into_inner())
+        Ok(self.stub().upload_file(request).await?.into_inner())
     }
 
     async fn until_answered<Q: Clone, A, F>(
         &self,
         timeout: Duration,
         message: Q,
-        send: impl Fn(ProvisionerServiceClient<InterceptedService<Channel, Identify>>, Request<Q>) -> F,
+        send: impl Fn(Stub, Request<Q>) -> F,
     ) -> Result<A, CallError>
     where
         F: Future<Output = Result<A, Status>>,
@@ -225,7 +292,7 @@ impl Client {
         loop {
             let mut request = Request::new(message.clone());
             request.set_timeout(timeout);
-            match send(self.inner.clone(), request).await.map_err(CallError::from) {
+            match send(self.stub(), request).await.map_err(CallError::from) {
                 Err(CallError::Unreachable(status)) => {
                     tracing::warn!(error = %status.message(), "the broker cannot be reached; again");
                     backoff.wait().await;
@@ -236,13 +303,15 @@ impl Client {
     }
 }
 
-async fn tls(ca_file: Option<&Path>) -> anyhow::Result<ClientTlsConfig> {
-    let path = ca_file.context(
-        "`provisioner.broker_url` is https: name the certificate authority of the broker in \
-         `provisioner.broker_ca_file`",
-    )?;
-    let pem = tokio::fs::read(path)
-        .await
-        .with_context(|| format!("read `provisioner.broker_ca_file` {}", path.display()))?;
-    Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
+/// Calls over a connection of their own, which opens with the first.
+fn stub(target: &Target, endpoint: &Endpoint, identify: &Identify) -> Stub {
+    let target = target.clone();
+    let connect = tower::service_fn(move |_| {
+        let target = target.clone();
+        async move { target.connect().await.map(TokioIo::new) }
+    });
+    let channel = endpoint.connect_with_connector_lazy(connect);
+    ProvisionerServiceClient::with_interceptor(channel, identify.clone())
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE)
 }

@@ -33,9 +33,16 @@ impl HasProcess for Config {
 pub struct ProvisionerConfig {
     /// The broker's gRPC address, `http://` or `https://`.
     pub broker_url: String,
-    /// PEM file with the certificate authority that an `https://` broker is checked against.
+    /// PEM file with the certificate authorities that an `https://` broker is checked against. Like
+    /// the two below it is read again when it changes.
     pub broker_ca_file: Option<PathBuf>,
-    /// The provisioner key that admits this daemon to its organization.
+    /// PEM file with the certificate that this daemon shows to an `https://` broker, followed by those
+    /// between it and its authority.
+    pub client_cert_file: Option<PathBuf>,
+    /// PEM file with the private key of that certificate.
+    pub client_key_file: Option<PathBuf>,
+    /// The provisioner key that admits this daemon to its organization; none is needed beside a
+    /// certificate.
     pub key: Secret,
     /// The daemon's name, unique in its organization: letters, digits, `.`, `_` and `-`, at most
     /// 64. Empty: the host's name.
@@ -96,6 +103,8 @@ impl Default for ProvisionerConfig {
         Self {
             broker_url: "http://127.0.0.1:3010".into(),
             broker_ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
             key: Secret::default(),
             name: String::new(),
             tags: BTreeMap::from([
@@ -135,11 +144,7 @@ impl ProvisionerConfig {
             (1..=MAX_CAPACITY).contains(&capacity),
             "`provisioner.capacity` is {capacity}: it must be 1 to {MAX_CAPACITY}"
         );
-        ensure!(
-            !self.key.is_empty(),
-            "`provisioner.key` is not set: create a key with `berth provisioner keys create` and \
-             set BERTH_PROVISIONER__KEY"
-        );
+        self.check_credentials()?;
         for (name, value) in &self.template_env {
             ensure!(
                 !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0'),
@@ -151,12 +156,36 @@ impl ProvisionerConfig {
         for path in [&mut self.work_dir, &mut self.cache_dir]
             .into_iter()
             .chain(&mut self.plugin_mirror)
+            .chain(&mut self.broker_ca_file)
+            .chain(&mut self.client_cert_file)
+            .chain(&mut self.client_key_file)
             .chain(&mut self.mirrors)
         {
             *path = std::path::absolute(&*path)
                 .with_context(|| format!("make {} absolute", path.display()))?;
         }
         Ok(self)
+    }
+
+    fn check_credentials(&self) -> anyhow::Result<()> {
+        let (cert, key) = (&self.client_cert_file, &self.client_key_file);
+        ensure!(
+            cert.is_some() == key.is_some(),
+            "`provisioner.client_cert_file` and `provisioner.client_key_file` go together: set both"
+        );
+        ensure!(
+            cert.is_none() || self.broker_url.starts_with("https://"),
+            "`provisioner.client_cert_file` is set, and `provisioner.broker_url` is {:?}: \
+             certificates are shown to an https:// broker alone",
+            self.broker_url
+        );
+        ensure!(
+            cert.is_some() || !self.key.is_empty(),
+            "`provisioner.key` is not set: create a key with `berth provisioner keys create` and \
+             set BERTH_PROVISIONER__KEY, or set `provisioner.client_cert_file` and \
+             `provisioner.client_key_file`"
+        );
+        Ok(())
     }
 }
 

@@ -25,6 +25,8 @@ use crate::workdir::WorkRoot;
 
 /// How long one long poll for a job lasts.
 const POLL: Duration = Duration::from_secs(30);
+/// How often the PEM files of TLS are looked at.
+const RENEW: Duration = Duration::from_secs(10);
 
 /// The jobs that a daemon runs now, by id. Clones are one.
 #[derive(Clone, Default)]
@@ -102,16 +104,25 @@ async fn start(config: &Config, host: &Host) -> anyhow::Result<()> {
     let hello = register::hello(&config, terraform.is_some(), Incarnation::enter(&root));
     let (leave, gone) = (CancellationToken::new(), CancellationToken::new());
     let (registered, daemon_id) = watch::channel(None);
+    let (drain, draining) = watch::channel(false);
     let registration = register::Registration {
         client: client.clone(),
         hello,
         running: running.clone(),
         registered,
+        drain,
         leave: leave.clone(),
         gone: gone.clone(),
         latch: host.health.latch("broker"),
     };
     host.tasks.spawn("registration", registration.keep());
+    let (renewing, shutdown) = (client.clone().renew(RENEW), host.shutdown.clone());
+    host.tasks.spawn("certificates", async move {
+        tokio::select! {
+            () = renewing => {}
+            () = shutdown.cancelled() => {}
+        }
+    });
     let kept = config.experiments.contains(&Experiment::ReuseTerraformWorkspace);
     let kept = kept.then(|| Kept::open(root.beside("workspaces"))).transpose()?.map(Arc::new);
     let giving_up = tokio::spawn(giving_up.run(client.clone()));
@@ -125,6 +136,7 @@ async fn start(config: &Config, host: &Host) -> anyhow::Result<()> {
         workshop,
         running,
         daemon_id,
+        draining,
         leave,
         journal,
         asked: None,
@@ -168,6 +180,9 @@ struct Jobs {
     workshop: Arc<Workshop>,
     running: Running,
     daemon_id: watch::Receiver<Option<String>>,
+    /// The broker asked for no more jobs for now. It gives none to those that ask all the same: a poll
+    /// that is under way is left to it.
+    draining: watch::Receiver<bool>,
     slots: Arc<Semaphore>,
     force_after: Duration,
     grace: Duration,
@@ -207,12 +222,13 @@ impl Jobs {
         self.shutdown.cancel();
     }
 
-    /// The next job, once there is room for it and the broker knows this daemon.
+    /// The next job, once there is room for it, the broker knows this daemon, and it does not drain.
     async fn next(
         &mut self,
         backoff: &mut Backoff,
     ) -> Option<(OwnedSemaphorePermit, String, v1::Job)> {
         let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
+        self.draining.wait_for(|it| !it).await.ok()?;
         let daemon_id = self.daemon_id.wait_for(Option::is_some).await.ok()?.clone()?;
         let noted = self.journal.note();
         let lease = noted.token().to_owned();

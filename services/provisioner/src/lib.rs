@@ -8,6 +8,7 @@ mod archive;
 mod client;
 mod clock;
 mod config;
+mod connect;
 mod daemon;
 mod environment;
 mod exec;

@@ -45,6 +45,8 @@ pub(crate) struct Registration {
     pub(crate) running: Running,
     /// The id that the broker gave; `None` while not registered.
     pub(crate) registered: watch::Sender<Option<String>>,
+    /// Whether the broker asked for no more jobs for now.
+    pub(crate) drain: watch::Sender<bool>,
     /// Set off when the broker asks the daemon to leave.
     pub(crate) leave: CancellationToken,
     /// The last job is done, and with it the reason to be registered.
@@ -107,6 +109,8 @@ impl Registration {
     fn heard(&self, message: Option<Message>) {
         match message {
             Some(Message::Accepted(accepted)) => {
+                // Whoever still is to drain is told so next.
+                self.drain.send_replace(false);
                 tracing::info!(daemon.id = accepted.daemon_id, "registered");
                 self.registered.send_replace(Some(accepted.daemon_id));
                 self.latch.set_ready();
@@ -115,7 +119,15 @@ impl Registration {
                 tracing::info!(job.id = canceled.job_id, "asked to cancel a job");
                 self.running.cancel(&canceled.job_id);
             }
-            Some(Message::Drain(v1::Drain {})) => {
+            Some(Message::Drain(v1::Drain { stay: true })) => {
+                tracing::info!(jobs = self.running.count(), "draining: no new jobs until told");
+                self.drain.send_replace(true);
+            }
+            Some(Message::Resume(v1::Resume {})) => {
+                tracing::info!("draining no more");
+                self.drain.send_replace(false);
+            }
+            Some(Message::Drain(v1::Drain { stay: false })) => {
                 tracing::info!("the broker asked this daemon to leave");
                 self.leave.cancel();
             }

@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use super::{Message, wrap};
 use crate::event::{
-    BuildChanged, ClaimFinished, Event, JobCanceled, JobPosted, LogsAdded, Notify, Sleeper,
-    TemplateChanged, TemplateVerb, Wake, WorkspaceChanged, WorkspaceVerb,
+    BuildChanged, ClaimFinished, DaemonsDrained, Event, JobCanceled, JobPosted, LogsAdded, Notify,
+    Sleeper, TemplateChanged, TemplateVerb, Wake, WorkspaceChanged, WorkspaceVerb,
 };
 use crate::subjects::Subjects;
 
@@ -26,6 +26,7 @@ fn examples() -> Vec<Event> {
         notify(Some(UserId(ID))),
         notify(None),
         Event::JobCanceled(JobCanceled { job_id: JobId(ID) }),
+        Event::DaemonsDrained(DaemonsDrained { organization_id: OrganizationId(ID) }),
         Event::Logs(LogsAdded { job_id: JobId(ID), last_id: 7, end: true }),
         Event::Wake(Wake { service: Sleeper::Reconciler, key: ID.to_string() }),
     ];

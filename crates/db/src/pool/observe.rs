@@ -126,6 +126,7 @@ pub async fn observe(
                    select from provisioner_daemons d
                    where d.organization_id = o.id and v.provisioner = any (d.provisioners)
                      and d.disconnected_at is null and d.silent_at is null and d.last_seen_at > $3
+                     and d.draining_since is null
                      and tags_fit(needed.tags, d.tags)
                ) as "has_daemon!",
                case when $4 then (

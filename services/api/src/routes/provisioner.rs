@@ -1,18 +1,16 @@
-//! Provisioner keys, daemons and the queue of an organization.
+//! Provisioner keys and the queue of an organization.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use axum::Router;
 use axum::extract::State;
 use axum::routing::{delete, get};
-use berth_db::daemon::{self, Daemon};
 use berth_db::job_view::{self, Filter};
 use berth_db::provisioner_key::{self, NewProvisionerKey, ProvisionerKey};
 use berth_domain::authz::{Action, Resource, ResourceKind};
-use berth_domain::id::{DaemonId, JobId, OrganizationId, ProvisionerKeyId};
-use berth_domain::state::JobStatus;
+use berth_domain::id::{JobId, OrganizationId, ProvisionerKeyId};
 use http::StatusCode;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -28,19 +26,19 @@ use crate::lookup;
 
 /// Characters of a key's secret.
 const SECRET_LENGTH: usize = 32;
-/// A daemon that was not heard of for longer is shown as offline; it reports every minute.
-const STALE: SignedDuration = SignedDuration::from_mins(3);
+/// Most tags of a key, and the longest name or value of one, in characters.
+const TAGS_MAX: (usize, usize) = (32, 128);
 
 pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/organizations/{organization}/provisionerkeys", get(list_keys).post(create_key))
         .route("/organizations/{organization}/provisionerkeys/{key}", delete(revoke_key))
-        .route("/organizations/{organization}/provisionerdaemons", get(list_daemons))
         .route("/organizations/{organization}/provisionerjobs", get(list_jobs))
         .route("/organizations/{organization}/provisionerjobs/{job}", get(show_job))
 }
 
-fn daemons_of(id: OrganizationId) -> Resource {
+/// The daemons of an organization, with what admits them.
+pub(crate) fn daemons_of(id: OrganizationId) -> Resource {
     Resource::new(ResourceKind::ProvisionerDaemon).in_organization(id)
 }
 
@@ -93,6 +91,24 @@ struct CreatedKey {
     key: String,
 }
 
+fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), ApiError> {
+    let (most, longest) = TAGS_MAX;
+    if tags.len() > most {
+        let text = format!("There are {} tags; a key has at most {most}.", tags.len());
+        return Err(ApiError::field("tags", text));
+    }
+    let is_bad = |text: &str| text.chars().count() > longest || text.contains('\0');
+    match tags.iter().find(|(name, value)| name.is_empty() || is_bad(name) || is_bad(value)) {
+        None => Ok(()),
+        Some((name, _)) => Err(ApiError::field(
+            "tags",
+            format!(
+                "Tag {name:?}: name and value have at most {longest} characters, the name one."
+            ),
+        )),
+    }
+}
+
 /// Makes a key. This answer is the only place where its secret ever is.
 #[tracing::instrument(name = "http.provisioner_key.create", skip_all)]
 async fn create_key(
@@ -105,6 +121,7 @@ async fn create_key(
     let organization = lookup::organization(&app, &caller, &organization).await?;
     caller.authorize(Action::Create, &daemons_of(organization.id))?;
     berth_domain::name::template_version(&body.name)?;
+    check_tags(&body.tags)?;
     let secret = auth::random_text::<SECRET_LENGTH>(&app);
     let mut work = app.begin().await?;
     let id = ProvisionerKeyId(work.id());
@@ -142,92 +159,6 @@ async fn revoke_key(
     audit::record(&mut work, caller.id(), &origin, change).await?;
     work.commit().await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-#[derive(Serialize)]
-struct DaemonView {
-    id: DaemonId,
-    organization_id: OrganizationId,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key_id: Option<ProvisionerKeyId>,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    key_name: String,
-    name: String,
-    version: String,
-    api_version: String,
-    provisioners: Vec<String>,
-    tags: BTreeMap<String, String>,
-    created_at: Timestamp,
-    last_seen_at: Timestamp,
-    status: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    current_job: Option<DaemonJob>,
-}
-
-#[derive(Serialize)]
-struct DaemonJob {
-    id: JobId,
-    status: JobStatus,
-    template_name: String,
-    template_icon: String,
-    template_display_name: String,
-}
-
-#[tracing::instrument(name = "http.provisioner_daemon.list", skip_all)]
-async fn list_daemons(
-    State(app): State<App>,
-    caller: Caller,
-    Path(organization): Path<String>,
-) -> Result<Json<Vec<DaemonView>>, ApiError> {
-    let organization = lookup::organization(&app, &caller, &organization).await?;
-    caller.authorize(Action::Read, &daemons_of(organization.id))?;
-    let daemons = daemon::list(app.db(), organization.id).await?;
-    let keys = provisioner_key::list(app.db(), organization.id).await?;
-    let keys: HashMap<_, _> = keys.into_iter().map(|key| (key.id, key.name)).collect();
-    let filter = Filter {
-        organization: Some(organization.id),
-        statuses: Some(vec![JobStatus::Running, JobStatus::Canceling]),
-        limit: 1000,
-        ..Filter::default()
-    };
-    let running = job_view::list(app.db(), &filter).await?;
-    let mut jobs: HashMap<DaemonId, DaemonJob> = HashMap::new();
-    for job in running {
-        let Some(worker) = job.worker_id else { continue };
-        let job = DaemonJob {
-            id: job.id,
-            status: job.status,
-            template_name: job.template_name,
-            template_icon: job.template_icon,
-            template_display_name: job.template_display_name,
-        };
-        jobs.insert(worker, job);
-    }
-    let now = app.now();
-    let view = |it: Daemon| {
-        let current_job = jobs.remove(&it.id);
-        let is_gone = it.disconnected_at.is_some() || now.duration_since(it.last_seen_at) > STALE;
-        DaemonView {
-            key_name: it.key_id.and_then(|id| keys.get(&id).cloned()).unwrap_or_default(),
-            status: match (is_gone, &current_job) {
-                (true, _) => "offline",
-                (false, Some(_)) => "busy",
-                (false, None) => "idle",
-            },
-            current_job,
-            id: it.id,
-            organization_id: it.organization_id,
-            key_id: it.key_id,
-            name: it.name,
-            version: it.version,
-            api_version: it.api_version,
-            provisioners: it.provisioners,
-            tags: it.tags,
-            created_at: it.created_at,
-            last_seen_at: it.last_seen_at,
-        }
-    };
-    Ok(Json(daemons.into_iter().map(view).collect()))
 }
 
 #[derive(Deserialize)]
@@ -283,3 +214,6 @@ async fn show_job(
     let job = job_view::list(app.db(), &filter).await?.pop().ok_or(ApiError::NotFound)?;
     Ok(Json(job.into()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -210,6 +210,25 @@ async fn a_cancel_notice_reaches_the_daemon_through_another_replica() {
     assert!(daemon.update(beat(&taken)).await.unwrap().canceled, "and so does each report");
 }
 
+/// No notice arrives; the daemon reports to one replica, and is canceled by way of another.
+#[tokio::test]
+async fn with_nats_away_a_report_tells_of_the_cancel() {
+    let world = World::new().await;
+    let near = world.replica_at("nats://127.0.0.1:1").await;
+    let far = world.replica_at("nats://127.0.0.1:1").await;
+    let daemon = Daemon::register(&near, "one").await;
+    world.given_jobs(0..1).await;
+    let taken = daemon.acquire().await;
+    assert!(!daemon.update(beat(&taken)).await.unwrap().canceled);
+    world.sql("update provisioner_jobs set canceled_at = now()").await;
+    let mut work = far.broker.backbone.begin().await.unwrap();
+    work.emit(Event::JobCanceled(JobCanceled { job_id: JobId(job(0)) }));
+    work.commit().await.unwrap();
+    assert!(daemon.update(beat(&taken)).await.unwrap().canceled);
+    assert_eq!(daemon.fail(&taken, "canceled").await, Ok(()));
+    assert_eq!(world.status(job(0)).await, "canceled");
+}
+
 /// A posting that comes while nobody waits is not lost on who waits next.
 #[tokio::test]
 async fn who_comes_after_the_posting_finds_the_job() {

@@ -21,6 +21,23 @@ fn a_daemon_needs_a_key_a_capacity_and_a_name_that_can_be_a_directory() {
 }
 
 #[test]
+fn a_certificate_stands_in_for_a_key_over_tls_alone_and_with_its_own_key() {
+    let shown = || ProvisionerConfig {
+        key: "".into(),
+        broker_url: "https://broker".into(),
+        client_cert_file: Some("cert.pem".into()),
+        client_key_file: Some("key.pem".into()),
+        ..config()
+    };
+    let checked = shown().checked().unwrap();
+    assert!(checked.client_cert_file.unwrap().is_absolute());
+    let plain = ProvisionerConfig { broker_url: "http://broker".into(), ..shown() };
+    check_refused(plain, "to an https:// broker alone");
+    check_refused(ProvisionerConfig { client_key_file: None, ..shown() }, "go together");
+    check_refused(ProvisionerConfig { client_cert_file: None, ..shown() }, "go together");
+}
+
+#[test]
 fn relative_directories_become_absolute() {
     let config = ProvisionerConfig { mirrors: vec!["mirror".into()], ..config() };
     assert!(config.checked().unwrap().mirrors[0].is_absolute());

@@ -379,10 +379,28 @@ async fn a_daemon_that_is_asked_to_leave_finishes_its_job_and_ends() {
     let scene = Scene::new(60).await;
     scene.queue("j", [PLAN, HELD], start_build());
     scene.until_file("child").await;
-    scene.broker.say(v1::register_response::Message::Drain(v1::Drain {}));
+    scene.broker.say(v1::register_response::Message::Drain(v1::Drain { stay: false }));
     scene.touch("go");
     scene.done("j").await;
     scene.host.shutdown.cancelled().await;
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_drains_finishes_its_job_stays_and_takes_the_next_when_told() {
+    let scene = Scene::with(60, |config| config.provisioner.capacity = 1).await;
+    scene.queue("j", [PLAN, HELD], start_build());
+    scene.until_file("child").await;
+    scene.broker.say(v1::register_response::Message::Drain(v1::Drain { stay: true }));
+    scene.queue("k", [PLAN, APPLY], start_build());
+    scene.touch("go");
+    scene.done("j").await;
+    assert_eq!(scene.built("j").state, b"2");
+    let taken = tokio::time::timeout(Duration::from_millis(300), scene.done("k")).await;
+    assert!(taken.is_err(), "it took a job");
+    assert!(!scene.host.shutdown.is_cancelled(), "it stays");
+    scene.broker.say(v1::register_response::Message::Resume(v1::Resume {}));
+    scene.done("k").await;
     scene.stop().await;
 }
 

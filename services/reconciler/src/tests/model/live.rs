@@ -416,7 +416,9 @@ impl Live {
         let new = daemon::NewDaemon {
             id: DAEMON,
             organization_id: ORGANIZATION,
-            key_id: ProvisionerKeyId(Uuid::nil()),
+            key_id: Some(ProvisionerKeyId(Uuid::nil())),
+            certificate: None,
+            incarnation: "",
             name: "d",
             version: "0",
             api_version: "1.0",
