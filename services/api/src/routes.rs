@@ -22,6 +22,7 @@ mod provisioner_certificate;
 mod provisioner_daemon;
 mod pty;
 mod reinit;
+mod role;
 mod session;
 mod template;
 mod template_view;
@@ -60,6 +61,7 @@ const RESOURCES: &[fn() -> Router<App>] = &[
     provisioner_certificate::routes,
     provisioner_daemon::routes,
     session::routes,
+    role::routes,
     user::routes,
     user_secret::routes,
     agent::routes,

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::user::{AssignableRole, SlimRole};
+use super::role::{AssignableRole, SlimRole};
 use crate::app::App;
 use crate::audit::{self, Change};
 use crate::auth::Caller;

@@ -14,8 +14,8 @@ use berth_domain::id::{OrganizationId, UserId};
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
+use super::role::SlimRole;
 use crate::app::App;
 use crate::audit::{self, Change};
 use crate::auth::Caller;
@@ -28,32 +28,11 @@ pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/users", get(list).post(create))
         .route("/users/first", get(has_first).post(create_first))
-        .route("/users/roles", get(list_roles))
         .route("/users/{user}", get(show))
         .route("/users/{user}/password", put(set_password))
         .route("/users/{user}/roles", get(show).put(set_roles))
         .route("/users/{user}/status/activate", put(activate))
         .route("/users/{user}/status/suspend", put(suspend))
-}
-
-/// A role by name.
-#[derive(Debug, Serialize)]
-pub(crate) struct SlimRole {
-    name: String,
-    display_name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    organization_id: Option<String>,
-}
-
-impl SlimRole {
-    pub(crate) fn new(name: &str, organization: Option<OrganizationId>) -> Self {
-        let mut display_name = name.trim_start_matches("organization-").replace('-', " ");
-        if let Some(first) = display_name.get_mut(..1) {
-            first.make_ascii_uppercase();
-        }
-        let organization_id = organization.map(|it| it.to_string());
-        Self { name: name.to_owned(), display_name, organization_id }
-    }
 }
 
 /// A user.
@@ -455,45 +434,6 @@ async fn set_status(
     let user = reread(&mut work, user.id).await?;
     work.commit().await?;
     Ok(Json(user))
-}
-
-/// A role and whether the caller may give it.
-#[derive(Debug, Serialize)]
-pub(crate) struct AssignableRole {
-    name: String,
-    display_name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    organization_id: Option<Uuid>,
-    assignable: bool,
-    built_in: bool,
-    site_permissions: [(); 0],
-    organization_permissions: [(); 0],
-    user_permissions: [(); 0],
-}
-
-impl AssignableRole {
-    pub(crate) fn new(name: &str, organization: Option<OrganizationId>, assignable: bool) -> Self {
-        let slim = SlimRole::new(name, None);
-        Self {
-            name: slim.name,
-            display_name: slim.display_name,
-            organization_id: organization.map(|it| it.0),
-            assignable,
-            built_in: true,
-            site_permissions: [],
-            organization_permissions: [],
-            user_permissions: [],
-        }
-    }
-}
-
-#[tracing::instrument(name = "http.user.list_roles", skip_all)]
-async fn list_roles(caller: Caller) -> Result<Json<Vec<AssignableRole>>, ApiError> {
-    caller.authorize(Action::Read, &Resource::new(ResourceKind::AssignRole))?;
-    let mine = assignable_site_roles(&caller.person().site_roles);
-    let roles = SiteRole::ALL.iter();
-    let roles = roles.map(|it| AssignableRole::new(it.as_str(), None, mine.contains(it)));
-    Ok(Json(roles.collect()))
 }
 
 #[cfg(test)]
