@@ -238,6 +238,10 @@ async fn a_broker_killed_in_any_call_costs_no_job_no_line_and_no_state() {
         scene.stack.restart(Service::Broker, 0).await;
         made.push(workspace);
     }
+    // Nothing else is to be held in apply.
+    for workspace in &made {
+        scene.built(workspace).await;
+    }
     made.push(short_cut(&scene, &template).await);
     for workspace in made.iter().chain([&first]) {
         let build = scene.built(workspace).await;

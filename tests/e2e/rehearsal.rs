@@ -244,7 +244,7 @@ async fn environments_are_merged_by_address_and_a_dry_run_shows_what_would_be() 
             .clone()
     };
     // As texts: [10] comes between [1] and [2].
-    let many = "0:1:10:2:3:4:5:6:7:8:9";
+    let many = "0:10:1:2:3:4:5:6:7:8:9";
     assert_eq!(env("main"), json!({ "TOOLS": "/b:/a:/c", "OWN": "agent", "MANY": many }));
     assert_eq!(env("side"), json!({ "TOOLS": "/side" }), "another agent's is its own");
 

@@ -325,6 +325,8 @@ impl TestStack {
         let mut all = Variables::new();
         let mut set = |name: &str, value: &str| all.insert(name.to_owned(), value.to_owned());
         if service == Service::Provisioner {
+            // Login shells in workspaces are not to run what this machine's user has in a profile.
+            set("HOME", &self.dir.path().display().to_string());
             self.daemon_variables(replica, &self.provisioner_key(replica).await, &mut set);
         } else {
             set("BERTH_DATABASE__URL", &self.places.database.url);

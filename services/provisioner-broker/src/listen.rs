@@ -18,6 +18,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) async fn postings(broker: Broker) {
     let subject = broker.backbone.bus.subjects().jobs_posted();
     while let Some(flow) = subscribed(&broker, &subject).await {
+        broker.queue.hears_postings();
         let mut flow = std::pin::pin!(flow.take_until(broker.stop.cancelled()));
         while let Some(delivery) = flow.next().await {
             if let Ok(posted) = serde_json::from_slice::<JobPosted>(&delivery.payload) {

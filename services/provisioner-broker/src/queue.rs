@@ -5,6 +5,7 @@
 //! is posted, or the poll's time has come, a daemon that joins asks nothing.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ const CONTENDED: Duration = Duration::from_millis(4);
 #[derive(Default)]
 pub(crate) struct Queue {
     groups: Mutex<HashMap<Filter, Arc<Group>>>,
+    hears: AtomicBool,
 }
 
 struct Group {
@@ -70,6 +72,12 @@ impl Queue {
         }
     }
 
+    /// Postings are heard from now on. What was posted before was not, so every group looks.
+    pub(crate) fn hears_postings(&self) {
+        self.wake_all();
+        self.hears.store(true, Ordering::Release);
+    }
+
     /// Has every group look: some of those who wait may take jobs again.
     pub(crate) fn wake_all(&self) {
         self.lock().values().for_each(|group| group.expect(usize::MAX));
@@ -106,6 +114,11 @@ impl Queue {
             groups.remove(filter);
         }
         is_empty
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_hearing(&self) -> bool {
+        self.hears.load(Ordering::Acquire)
     }
 
     #[cfg(test)]

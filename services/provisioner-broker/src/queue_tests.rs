@@ -9,7 +9,7 @@ use berth_proto::v1::complete_job_request::Result as Output;
 use berth_proto::v1::provisioner_service_client::ProvisionerServiceClient;
 use berth_proto::{API_VERSION, KEY_HEADER, v1};
 use berth_service_kit::Period;
-use berth_testkit::{TestDatabase, servers, subject_space};
+use berth_testkit::{SOON, TestDatabase, servers, subject_space, wait_until};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -148,7 +148,12 @@ impl World {
     }
 
     async fn replica(&self) -> Replica {
-        self.replica_at(&servers().await.nats_url).await
+        let replica = self.replica_at(&servers().await.nats_url).await;
+        wait_until("postings are heard", SOON, async || {
+            replica.broker.queue.is_hearing().then_some(())
+        })
+        .await;
+        replica
     }
 
     /// A replica whose NATS is at `nats`, where nothing needs to be. Its backup poll comes never

@@ -255,15 +255,8 @@ async fn agents_of_agents_of_earlier_builds_and_of_deleted_workspaces_are_never_
     says(stand.aws("i-one", Some("child")).await, 404, &["main"]);
 
     // The next build is done: what it did not bring again is no agent any more.
-    let mut work = stand.api.app.begin().await.unwrap();
-    let settled = berth_db::completion::Settled {
-        build_id: berth_domain::id::BuildId(IT),
-        workspace_id: berth_domain::id::WorkspaceId(MAIN),
-        daily_cost: 0,
-        state: berth_db::Stored { bytes: Vec::new(), seal: None },
-    };
-    berth_db::completion::settle(work.conn(), &[settled], now()).await.unwrap();
-    work.commit().await.unwrap();
+    let sql = format!("update workspace_agents set retired = true where workspace_id = '{MAIN}'");
+    stand.sql(&sql).await;
     says(stand.aws("i-two", Some("main")).await, 404, &["No agent"]);
     stand.sql(&format!("update workspaces set deleted = true where id = '{OTHER}'")).await;
     says(stand.aws("i-one", None).await, 404, &["No agent"]);

@@ -194,10 +194,12 @@ async fn a_daemon_that_drains_no_more_has_the_pools_looked_at_that_it_could_serv
                          now(), now(), now(), now());
              insert into template_versions (id, organization_id, name, job_id, provisioner, created_by,
                      created_at, updated_at)
-                 values ('{id}', '{ACME}', 'v1', '{id}', 'exec', '{id}', now(), now());
+                 values ('{id}', '{ACME}', 'v1', '{id}', 'exec', (select min(id::text)::uuid from users),
+                         now(), now());
              insert into templates (id, organization_id, name, provisioner, active_version_id,
                      created_by, created_at, updated_at)
-                 values ('{id}', '{ACME}', 'dev', 'exec', '{id}', '{id}', now(), now());
+                 values ('{id}', '{ACME}', 'dev', 'exec', '{id}', (select min(id::text)::uuid from users),
+                         now(), now());
              insert into template_version_presets (id, template_version_id, name, desired_instances,
                      created_at) values ('{id}', '{id}', 'small', 1, now());
              insert into prebuild_pools (preset_id, template_version_id, template_id, organization_id,

@@ -156,7 +156,7 @@ async fn explain_says_what_holds_a_pool() {
     says("3 wanted: the template's number of instances");
     says("1 can be claimed now, 1 running but not to be claimed");
     says("nothing is created for now");
-    says("no live provisioner daemon could run the job");
+    says("no live provisioner daemon takes exec jobs");
     says("one build is tried at 2026-11-21T12:10:00Z");
     let decisions = pool["decisions"].as_array().unwrap();
     assert_eq!(decisions.len(), 100);
