@@ -1,3 +1,5 @@
+//! What certificates name, and what names nothing.
+
 use super::*;
 
 const ORG: &str = "11111111-2222-3333-4444-555555555555";

@@ -1,3 +1,5 @@
+//! What is hidden, and what stays readable.
+
 use proptest::prelude::*;
 
 use super::*;
