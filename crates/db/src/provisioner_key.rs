@@ -114,26 +114,7 @@ pub async fn find(
     db: impl Executor<'_>,
     id: ProvisionerKeyId,
 ) -> Result<Option<(ProvisionerKey, Vec<u8>)>, DbError> {
-    let row = sqlx::query!(
-        "
-        select id, organization_id, name, secret_hash, tags, created_at, revoked_at
-        from provisioner_keys where id = $1",
-        id.0
-    )
-    .fetch_optional(db)
-    .await?;
-    row.map(|row| {
-        let key = ProvisionerKey {
-            id: ProvisionerKeyId(row.id),
-            organization_id: OrganizationId(row.organization_id),
-            name: row.name,
-            tags: tags(row.tags)?,
-            created_at: row.created_at.to_jiff(),
-            revoked_at: maybe_time(row.revoked_at),
-        };
-        Ok((key, row.secret_hash))
-    })
-    .transpose()
+    Ok(list_by_ids(db, &[id]).await?.pop())
 }
 
 /// The keys with these ids, each with the hash of its secret, revoked or not.
